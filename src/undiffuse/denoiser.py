@@ -1,0 +1,197 @@
+"""A denoiser estimates the clean sample: network + schedule + prediction + the range of times it was trained on.
+
+`denoiser(x_t, t, condition)` returns an `Estimate`, from which x_0, the noise, v, the score or the flow can be read,
+whichever of them the network predicts.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from undiffuse import prediction as predictions
+from undiffuse.errors import InputError
+from undiffuse.noise import NoiseSource
+from undiffuse.prediction import Level, Pair, Prediction
+from undiffuse.schedule import Schedule, Time, along_batch, host
+
+Sample = Float[Tensor, "batch ..."]
+Encoded = Mapping[str, Tensor]  # what a network takes beside x_t and c_noise: named tensors (B, ...)
+
+
+class Encoder(Protocol):
+    """Raw conditions -> what a network takes. See `undiffuse.conditioning.Conditioner`."""
+
+    def encode(self, condition: Mapping[str, object], drop: Tensor | None = None) -> dict[str, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a denoiser knows of a batch: x_t and one combination F = a x_0 + b noise of the two unknowns.
+
+    x_t, output: (B, ...); level: the B noise levels; target: (a, b), each (B,), float64 on the host.
+    """
+
+    x_t: Sample
+    output: Sample
+    level: Level
+    target: Pair
+
+    @classmethod
+    def of_x0(cls, x_t: Sample, x0: Sample, level: Level) -> "Estimate":
+        """The estimate that says x_0 is `x0`."""
+        return cls(x_t, x0, level, predictions.x0_of(level))
+
+    def combination(self, wanted: Pair) -> Sample:
+        """`a x_0 + b noise` for wanted = (a, b), per sample."""
+        of_x, of_output = predictions.conversion(self.level, self.target, wanted)
+        return along_batch(of_x, self.x_t) * self.x_t + along_batch(of_output, self.x_t) * self.output
+
+    @property
+    def x0(self) -> Sample:
+        """The expected clean sample, E[x_0 | x_t]."""
+        return self.combination(predictions.x0_of(self.level))
+
+    @property
+    def noise(self) -> Sample:
+        """The expected noise."""
+        return self.combination(predictions.noise_of(self.level))
+
+    @property
+    def v(self) -> Sample:
+        """alpha noise - sigma x_0."""
+        return self.combination(predictions.v_of(self.level))
+
+    @property
+    def score(self) -> Sample:
+        """grad_x log p(x_t)."""
+        return self.combination(predictions.score_of(self.level))
+
+    @property
+    def flow(self) -> Sample:
+        """dx/dt along the probability-flow ODE."""
+        return self.combination(predictions.flow_of(self.level))
+
+
+class BaseDenoiser(nn.Module, ABC):
+    """What every denoiser is: a network's, a guided one, or one in closed form (`undiffuse.exact`).
+
+    schedule: the noise schedule it knows; t_min, t_max: the times at which it may be called, 0 < t_min < t_max <= 1;
+    data_std: the standard deviation of the data, for the prior.
+    """
+
+    schedule: Schedule
+    t_min: float
+    t_max: float
+    data_std: float
+
+    @abstractmethod
+    def forward(self, x_t: Sample, t: Time, condition: Encoded | None = None) -> Estimate:
+        """The estimate at x_t (B, ...) and times t (a float or (B,)), under an encoded condition."""
+
+    @abstractmethod
+    def encode(self, condition: Mapping[str, object], drop: Bool[Tensor, " batch"] | None = None) -> Encoded:
+        """Raw conditions (a label, a vector) as what `forward` takes. drop: samples that get the null condition."""
+
+    def given(self, **condition: object) -> "Given":
+        """This denoiser under a condition, encoded once: `denoiser.given(label=7)`, `denoiser.given(label=labels)`."""
+        return Given(self, self.encode(condition))
+
+    def level(self, t: Time, batch: int) -> Level:
+        """The noise levels of a batch. Raises: InputError for times outside [t_min, t_max]."""
+        times = host(t).expand(batch)
+        if batch and not bool((times >= self.t_min * (1 - 1e-9)).all() and (times <= self.t_max * (1 + 1e-9)).all()):
+            raise InputError(
+                f"the denoiser was called at times in [{float(times.min()):.6g}, {float(times.max()):.6g}], "
+                f"but knows [{self.t_min:.6g}, {self.t_max:.6g}] only"
+            )
+        return Level(self.schedule, times)
+
+    def prior_std(self) -> float:
+        """The standard deviation at t_max, sqrt(alpha^2 data_std^2 + sigma^2)."""
+        level = Level(self.schedule, self.t_max)
+        return math.hypot(float(level.alpha) * self.data_std, float(level.sigma))
+
+    def prior(
+        self, seeds: Int64[Tensor, " batch"] | Sequence[int], shape: Sequence[int], dtype: torch.dtype = torch.float32
+    ) -> Sample:
+        """Draws at t_max, where sampling starts: (B, *shape), sample i from the stream of seeds[i] alone."""
+        device = next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
+        return self.prior_std() * NoiseSource(seeds, shape, device, dtype).normal("prior")
+
+
+class Denoiser(BaseDenoiser):
+    """A network that predicts on a schedule.
+
+    network: `network(x, c_noise, **condition) -> tensor` of x's shape, knowing nothing of diffusion.
+    predicts: a name in `undiffuse.prediction.PREDICTIONS`, or a `Prediction`.
+    conditioner: turns raw conditions into the network's keyword arguments; None for an unconditional network.
+    t_min, t_max: the range it is trained on; by default from `schedule.finest_time` to 1.
+    data_std: of the data; by default the prediction's (EDM), else 1.
+
+    Raises: InputError when the prediction is undefined on that range (noise and score where alpha = 0).
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        schedule: Schedule,
+        predicts: str | Prediction = "v",
+        *,
+        conditioner: nn.Module | None = None,
+        t_min: float | None = None,
+        t_max: float = 1.0,
+        data_std: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.network, self.schedule, self.conditioner = network, schedule, conditioner
+        self.prediction = predictions.named(predicts) if isinstance(predicts, str) else predicts
+        self.t_min = schedule.finest_time if t_min is None else t_min
+        self.t_max = t_max
+        if not 0 < self.t_min < t_max <= 1:
+            raise InputError(f"times must satisfy 0 < t_min < t_max <= 1, not t_min = {self.t_min}, t_max = {t_max}")
+        self.prediction.check(schedule, self.t_min, t_max)
+        self.data_std = getattr(self.prediction, "data_std", 1.0) if data_std is None else data_std
+
+    def encode(self, condition: Mapping[str, object], drop: Bool[Tensor, " batch"] | None = None) -> Encoded:
+        if self.conditioner is None:
+            if condition:
+                raise InputError(f"this denoiser is unconditional, but was given {', '.join(condition)}")
+            return {}
+        return cast(Encoder, self.conditioner).encode(condition, drop)
+
+    def forward(self, x_t: Sample, t: Time, condition: Encoded | None = None) -> Estimate:
+        level = self.level(t, len(x_t))
+        if condition is None:
+            condition = self.encode({})
+        condition = {name: value.expand(len(x_t), *value.shape[1:]) for name, value in condition.items()}
+        parameter = next(self.network.parameters(), x_t)
+        entrance = (along_batch(self.prediction.c_in(level), x_t) * x_t).to(parameter.dtype)
+        c_noise = along_batch(self.prediction.c_noise(level), x_t[:, :0]).flatten()
+        output = self.network(entrance, c_noise, **condition)
+        # the product with the schedule happens in float32 or better, whatever the network computes in
+        wide = torch.float64 if x_t.dtype == torch.float64 else torch.float32
+        return Estimate(x_t.to(wide), output.to(wide), level, self.prediction.target(level))
+
+
+class Given(BaseDenoiser):
+    """A denoiser with its condition filled in."""
+
+    def __init__(self, denoiser: BaseDenoiser, condition: Encoded) -> None:
+        super().__init__()
+        self.denoiser, self.condition = denoiser, condition
+        self.schedule, self.data_std = denoiser.schedule, denoiser.data_std
+        self.t_min, self.t_max = denoiser.t_min, denoiser.t_max
+
+    def encode(self, condition: Mapping[str, object], drop: Bool[Tensor, " batch"] | None = None) -> Encoded:
+        if condition:
+            raise InputError(f"this denoiser has its condition already, but was given {', '.join(condition)}")
+        return self.condition
+
+    def forward(self, x_t: Sample, t: Time, condition: Encoded | None = None) -> Estimate:
+        return cast(Estimate, self.denoiser(x_t, t, self.condition))

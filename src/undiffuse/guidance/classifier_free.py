@@ -1,0 +1,49 @@
+"""Classifier-free guidance (Ho & Salimans 2022)."""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from undiffuse.denoiser import BaseDenoiser, Encoded, Estimate, Sample
+from undiffuse.errors import InputError
+from undiffuse.schedule import Time, along_batch, host
+
+
+class ClassifierFree(BaseDenoiser):
+    """guided = null + scale (conditional - null), both from one evaluation of twice the batch.
+
+    scale: a number, or one per sample (B,): 0 is unconditional, 1 plain conditional, above 1 guided. (In the form
+    (1 + w) conditional - w null, which is also in use, w = scale - 1.)
+
+    The extrapolation is done on what the network predicts; since its two weights add up to 1, it is the same
+    extrapolation in noise, x_0, v or score.
+    """
+
+    def __init__(self, denoiser: BaseDenoiser, scale: float | Float[Tensor, " batch"]) -> None:
+        super().__init__()
+        self.denoiser, self.scale = denoiser, host(scale)
+        if not bool(self.scale.isfinite().all()):
+            raise InputError(f"the guidance scale must be finite, not {scale}")
+        self.schedule, self.data_std = denoiser.schedule, denoiser.data_std
+        self.t_min, self.t_max = denoiser.t_min, denoiser.t_max
+
+    def encode(self, condition: Mapping[str, object], drop: Bool[Tensor, " batch"] | None = None) -> Encoded:
+        """Per input (B, 2, ...): the null, then the condition."""
+        if not condition:
+            raise InputError("classifier-free guidance needs a condition to guide to; give one, or leave guidance out")
+        conditional, null = self.denoiser.encode(condition, drop), self.denoiser.encode({})
+        return {name: torch.stack([null[name].expand_as(value), value], 1) for name, value in conditional.items()}
+
+    def forward(self, x_t: Sample, t: Time, condition: Encoded | None = None) -> Estimate:
+        condition = self.encode({}) if condition is None else condition
+        batch = len(x_t)
+        pairs = {name: value.expand(batch, *value.shape[1:]).flatten(0, 1) for name, value in condition.items()}
+        times = host(t).expand(batch)
+        both: Estimate = self.denoiser(x_t.repeat_interleave(2, 0), times.repeat_interleave(2), pairs)
+        null, conditional = both.output.unflatten(0, (batch, 2)).unbind(1)
+        # lerp is exact at its ends: scale 0 and 1 are the two evaluations bit for bit
+        output = torch.lerp(null, conditional, along_batch(self.scale.expand(batch), null).to(null.dtype))
+        a, b = both.target
+        return Estimate(both.x_t[::2], output, self.level(times, batch), (a[::2], b[::2]))

@@ -1,0 +1,31 @@
+"""Denoiser -> samples: one file a family, and the one loop that walks a grid of times."""
+
+from undiffuse.registry import build
+from undiffuse.samplers import grid
+from undiffuse.samplers.base import Sampler, State, sample, walk
+from undiffuse.samplers.ddim import DDIM
+from undiffuse.samplers.ddpm import DDPM
+from undiffuse.samplers.euler_maruyama import EulerMaruyama
+from undiffuse.samplers.exponential import DPMSolverPlusPlus
+from undiffuse.samplers.grid import GRIDS
+from undiffuse.samplers.runge_kutta import Euler, Heun
+
+SAMPLERS: dict[str, type[Sampler]] = {
+    "ddpm": DDPM,
+    "ddim": DDIM,
+    "euler": Euler,
+    "heun": Heun,
+    "dpm++": DPMSolverPlusPlus,
+    "euler-maruyama": EulerMaruyama,
+}
+
+
+def named(name: str, **arguments: object) -> Sampler:
+    """The sampler called `name` in `SAMPLERS`, with its arguments."""
+    return build("sampler", SAMPLERS, name, arguments)
+
+
+__all__ = [
+    "DDIM", "DDPM", "GRIDS", "SAMPLERS", "DPMSolverPlusPlus", "Euler", "EulerMaruyama", "Heun", "Sampler", "State",
+    "grid", "named", "sample", "walk",
+]  # fmt: skip

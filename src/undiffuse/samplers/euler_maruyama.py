@@ -1,0 +1,28 @@
+"""The reverse-time SDE by Euler-Maruyama (Song et al. 2021)."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from undiffuse.samplers.base import Grid, Linear
+from undiffuse.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class EulerMaruyama(Linear):
+    """dx = [f x - g^2 score] dt + g dw with time running down, in the schedule's own time: weak order 1.
+
+    score = (alpha x0_hat - x) / sigma^2. Where alpha = 0, f and g^2 are infinite: start at an earlier time.
+    """
+
+    order = 1
+    stochastic = True
+
+    def rows(self, schedule: Schedule, times: Grid) -> Float64[Tensor, "steps m batch"]:
+        t = times[:-1]
+        dt = t - times[1:]
+        f, g_squared = schedule.drift(t), schedule.diffusion_squared(t)
+        pull = g_squared * dt / schedule.sigma(t).square()
+        return torch.stack([1 - f * dt - pull, pull * schedule.alpha(t), (g_squared * dt).sqrt()], 1)

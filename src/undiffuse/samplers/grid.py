@@ -1,0 +1,98 @@
+"""Time grids: tensors (steps + 1,) that fall from t_max to 0. Data for a sampler, not its business.
+
+The first `steps` points are where the network is called; the last of them is t_min, and then comes 0.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from undiffuse.errors import InputError, unknown
+from undiffuse.schedule import Schedule, Time, host
+
+Points = Float64[Tensor, " points"]
+RHO = 7.0  # Karras et al. 2022, eq. 5
+NOISIEST_LOG_SNR = -14.0  # where alpha(t_max) = 0, grids over the log-SNR are spaced from here
+
+
+def _spaced(of_time: Callable[[Time], Tensor], to_time: Callable[[Tensor], Tensor]) -> Callable[..., Points]:
+    """The grid that is uniform in some function of time."""
+
+    def grid(schedule: Schedule, steps: int, t_min: float, t_max: float) -> Points:
+        first, last = of_time(host(t_max)), of_time(host(t_min))
+        return to_time(first + (last - first) * torch.linspace(0, 1, steps, dtype=torch.float64))
+
+    return grid
+
+
+def _in_log_snr(of_log_snr: Callable[[Tensor], Tensor], to_log_snr: Callable[[Tensor], Tensor]) -> Callable[..., Points]:
+    """The grid that is uniform in some function of the log-SNR."""
+
+    def grid(schedule: Schedule, steps: int, t_min: float, t_max: float) -> Points:
+        def of_time(t: Time) -> Tensor:
+            return of_log_snr(schedule.log_snr(t).clamp(min=NOISIEST_LOG_SNR))
+
+        return _spaced(of_time, lambda value: schedule.time(to_log_snr(value)))(schedule, steps, t_min, t_max)
+
+    return grid
+
+
+uniform = _spaced(host, host)
+quadratic = _spaced(lambda t: host(t).sqrt(), torch.square)
+log_snr = _in_log_snr(lambda level: level, lambda level: level)
+karras = _in_log_snr(lambda level: torch.exp(-level / (2 * RHO)), lambda root: -2 * RHO * root.log())
+
+
+def _table_length(schedule: Schedule, steps: int) -> int:
+    if schedule.length is None:
+        raise InputError(f"the grids leading, linspace and trailing are for tables, not {schedule!r:.80}; use uniform")
+    if steps > schedule.length:
+        raise InputError(f"{steps} steps were asked of a table of {schedule.length}")
+    return schedule.length
+
+
+def leading(schedule: Schedule, steps: int, t_min: float, t_max: float) -> Points:
+    """The network's integers 0, r, 2r, ... with r = T // steps (DDIM): does not start at t_max."""
+    length = _table_length(schedule, steps)
+    return (torch.arange(steps, dtype=torch.float64).flip(0) * (length // steps) + 1) / length
+
+
+def linspace(schedule: Schedule, steps: int, t_min: float, t_max: float) -> Points:
+    """The network's integers evenly from T - 1 to 0, rounded."""
+    length = _table_length(schedule, steps)
+    return (torch.linspace(length - 1, 0, steps, dtype=torch.float64).round() + 1) / length
+
+
+def trailing(schedule: Schedule, steps: int, t_min: float, t_max: float) -> Points:
+    """Steps of T / steps back from T, rounded (Lin et al. 2024, table 2)."""
+    length = _table_length(schedule, steps)
+    return (length - torch.arange(steps, dtype=torch.float64) * (length / steps)).round() / length
+
+
+GRIDS: dict[str, Callable[[Schedule, int, float, float], Points]] = {
+    "uniform": uniform,
+    "quadratic": quadratic,
+    "log-snr": log_snr,
+    "karras": karras,
+    "leading": leading,
+    "linspace": linspace,
+    "trailing": trailing,
+}
+
+
+def named(name: str, schedule: Schedule, steps: int, t_min: float, t_max: float) -> Points:
+    """The grid called `name` in `GRIDS`, of shape (steps + 1,), falling from t_max (or near it) to 0.
+
+    Raises: InputError for an unknown name, fewer than one step, or more steps than the table has.
+    """
+    if name not in GRIDS:
+        raise unknown("time grid", name, GRIDS)
+    if steps < 1:
+        raise InputError(f"a grid needs at least 1 step, not {steps}")
+    points = GRIDS[name](schedule, steps, t_min, t_max).clamp(max=t_max)
+    if name not in ("leading", "linspace", "trailing"):
+        points[0] = t_max  # not off by the rounding of an inverse, nor by NOISIEST_LOG_SNR
+        points[1:] = points[1:].clamp(min=t_min)
+    return torch.cat([points, torch.zeros(1, dtype=torch.float64)])
