@@ -133,6 +133,7 @@ class Denoiser(BaseDenoiser):
     conditioner: turns raw conditions into the network's keyword arguments; None for an unconditional network.
     t_min, t_max: the range it is trained on; by default from `schedule.finest_time` to 1.
     data_std: of the data; by default the prediction's (EDM), else 1.
+    precision: what the network computes in by autocast (torch.bfloat16); None for its weights' own.
 
     Raises: InputError when the prediction is undefined on that range (noise and score where alpha = 0).
     """
@@ -147,9 +148,11 @@ class Denoiser(BaseDenoiser):
         t_min: float | None = None,
         t_max: float = 1.0,
         data_std: float | None = None,
+        precision: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.network, self.schedule, self.conditioner = network, schedule, conditioner
+        self.precision = precision
         self.prediction = predictions.named(predicts) if isinstance(predicts, str) else predicts
         self.t_min = schedule.finest_time if t_min is None else t_min
         self.t_max = t_max
@@ -173,7 +176,8 @@ class Denoiser(BaseDenoiser):
         parameter = next(self.network.parameters(), x_t)
         entrance = (along_batch(self.prediction.c_in(level), x_t) * x_t).to(parameter.dtype)
         c_noise = along_batch(self.prediction.c_noise(level), x_t[:, :0]).flatten()
-        output = self.network(entrance, c_noise, **condition)
+        with torch.autocast(x_t.device.type, self.precision, enabled=self.precision is not None):
+            output = self.network(entrance, c_noise, **condition)
         # the product with the schedule happens in float32 or better, whatever the network computes in
         wide = torch.float64 if x_t.dtype == torch.float64 else torch.float32
         return Estimate(x_t.to(wide), output.to(wide), level, self.prediction.target(level))

@@ -40,7 +40,7 @@ class Classifier(nn.Module):
     """Convolutions and poolings down to a 2 x 2 map, then `FEATURES` features, then one score per class.
 
     The number of convolutions grows with the shorter side (3 below 32 pixels, one more at each doubling), so that the
-    last map is 2 to 3 pixels there at any size. The network is used at the size it was made for.
+    last map is 2 to 7 pixels there, averaged to 2. The network is used at the size it was made for.
 
     Raises: InputError for a side below 8 pixels, fewer than 2 classes or no channel.
     """

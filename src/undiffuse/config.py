@@ -1,0 +1,213 @@
+"""Recipes: whole, validated, printable configurations. Unknown keys are refused with the nearest known name."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from undiffuse.codecs import CODECS
+from undiffuse.conditioning import CONDITIONS
+from undiffuse.data import SOURCES
+from undiffuse.errors import InputError, unknown
+from undiffuse.networks import NETWORKS
+from undiffuse.objective import TIME_LAWS, WEIGHTS
+from undiffuse.prediction import PREDICTIONS
+from undiffuse.samplers import GRIDS, SAMPLERS
+from undiffuse.schedule import SCHEDULES
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
+
+
+class Named(BaseModel):
+    """A registry entry by name, with its own arguments beside it; they are checked where it is built."""
+
+    model_config = ConfigDict(extra="allow", validate_assignment=True)
+    name: str
+
+
+class Data(Section):
+    source: str = "digits"
+    path: str | None = None
+    held_out: float = Field(0.1, gt=0, lt=1, description="the share kept out of training where the data names no split")
+    skip_corrupt: bool = False
+
+
+class Image(Section):
+    size: int | tuple[int, int] | None = Field(None, description="height and width; folders need it")
+    channels: Literal[1, 3, 4] = 3
+    crop: Literal["center", "random"] = "center"
+    flip: Literal["none", "horizontal", "vertical"] = "none"
+
+
+class Range(Section):
+    t_min: float | None = Field(None, gt=0, lt=1)
+    t_max: float = Field(1.0, gt=0, le=1)
+
+
+class ObjectiveSection(Section):
+    weight: Named = Named(name="simple")
+    times: Named = Named(name="stratified")
+    drop: float = Field(0.1, ge=0, le=1)
+    offset: float = Field(0.0, ge=0)
+
+
+class Training(Section):
+    steps: int | None = Field(None, ge=1)
+    minutes: float | None = Field(None, gt=0)
+    batch_size: int = Field(128, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup: int = Field(50, ge=1, description="steps; a budget in minutes becomes a step count at their end")
+    clip: float = Field(1.0, gt=0)
+    ema_width: float = Field(0.1, gt=0, lt=0.28, description="of the averaging window, relative to the run")
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    seed: int = Field(0, ge=0, lt=2**22)
+    log_every: int = Field(20, ge=1)
+    checkpoint_every: int = Field(500, ge=1)
+    validate_every: int = Field(200, ge=1)
+    sample_every: int = Field(500, ge=1)
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> "Training":
+        if self.steps is not None and self.minutes is not None:
+            raise ValueError("give training.steps or training.minutes, not both (null takes one back)")
+        return self
+
+
+class Sampling(Section):
+    sampler: str = "dpm++"
+    grid: str = "log-snr"
+    steps: int = Field(20, ge=1)
+    guidance: float = 1.5
+
+
+class Recipe(Section):
+    """A whole recipe. `undiffuse train NAME --print` shows one."""
+
+    name: str
+    data: Data = Data()
+    image: Image = Image()
+    condition: str = "label"
+    codec: str = "pixels"
+    network: Named = Named(name="unet")
+    schedule: Named = Named(name="cosine")
+    prediction: Named = Named(name="v")
+    range: Range = Range()
+    objective: ObjectiveSection = ObjectiveSection()
+    training: Training = Training()
+    sampling: Sampling = Sampling()
+
+    @model_validator(mode="after")
+    def _known_names(self) -> "Recipe":
+        for kind, name, registry in (
+            ("data source", self.data.source, SOURCES),
+            ("condition", self.condition, {**CONDITIONS, "none": None}),
+            ("codec", self.codec, CODECS),
+            ("network", self.network.name, NETWORKS),
+            ("schedule", self.schedule.name, SCHEDULES),
+            ("prediction", self.prediction.name, PREDICTIONS),
+            ("weight", self.objective.weight.name, WEIGHTS),
+            ("time law", self.objective.times.name, TIME_LAWS),
+            ("sampler", self.sampling.sampler, SAMPLERS),
+            ("time grid", self.sampling.grid, GRIDS),
+        ):
+            if name not in registry:
+                raise unknown(kind, name, registry)
+        return self
+
+    def changed(self, overrides: Sequence[str]) -> "Recipe":
+        """This recipe with `key=value` overrides, `key` dotted and `value` YAML: `training.steps=100`.
+
+        A section that is a name with arguments takes a bare name too: `schedule=flow`; that drops the old arguments.
+
+        Raises: InputError for an override that is not key=value, an unknown key, or a value that is not allowed.
+        """
+        values = self.model_dump()
+        for override in overrides:
+            key, equals, text = override.partition("=")
+            if not equals:
+                raise InputError(f"overrides have the form key=value, not {override!r}")
+            try:
+                value = yaml.safe_load(text)
+            except yaml.YAMLError as error:
+                raise InputError(f"the value of {key} cannot be read: {text!r}") from error
+            _assign(values, type(self), key, value)
+        return validated(values)
+
+
+def _assign(values: dict[str, Any], model: type[BaseModel], key: str, value: Any) -> None:
+    """Set the dotted `key` in nested `values`, checking every part of it against the model."""
+    *sections, last = key.split(".")
+    where = ""
+    for part in [*sections, last]:
+        known = model.model_fields
+        free = issubclass(model, Named)
+        if part not in known and not free:
+            raise unknown(f"key {where}{part}" if where else "key", f"{where}{part}", [f"{where}{k}" for k in known])
+        kind = known[part].annotation if part in known else None
+        nested = isinstance(kind, type) and issubclass(kind, BaseModel)
+        if part is last and len(where.split(".")) - 1 == len(sections):
+            if nested and isinstance(value, dict):
+                for inner, content in value.items():
+                    _assign(values[part], kind, str(inner), content)  # type: ignore[arg-type]
+            else:
+                values[part] = {"name": value} if nested and issubclass(kind, Named) else value  # type: ignore[arg-type]
+            return
+        if not nested:
+            raise InputError(f"{where}{part} holds a value, not a section: {key} is no key")
+        values, model, where = values[part], kind, f"{where}{part}."  # type: ignore[assignment]
+
+
+def validated(values: dict[str, Any]) -> Recipe:
+    """A recipe from plain values. Raises: InputError, one line, for the first that is not allowed."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("function-", "tuple[")))
+        message = first["msg"].removeprefix("Value error, ")
+        if isinstance(first.get("ctx", {}).get("error"), InputError) or not place:
+            raise InputError(message) from error
+        raise InputError(f"{place}={first['input']!r}: {message[0].lower()}{message[1:]}") from error
+
+
+def to_yaml(values: dict[str, Any]) -> str:
+    """Plain values as YAML, in their own order."""
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def difference(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
+    """The dotted keys in which two recipes differ, with both values."""
+    found = []
+    for key in ours.keys() | theirs.keys():
+        a, b = ours.get(key), theirs.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += difference(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key} is {b!r} there and {a!r} here")
+    return sorted(found)
+
+
+def plain(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as YAML would give it back: lists for tuples."""
+    values: dict[str, Any] = yaml.safe_load(to_yaml(recipe.model_dump(mode="json")))
+    return values
+
+
+def read(path: Path) -> Recipe:
+    """A recipe from a YAML file. Raises: InputError."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"the recipe {path} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"the recipe {path} must hold keys and values")
+    values.pop("resolved", None)
+    base = Recipe(name=str(values.pop("name", path.stem))).model_dump()
+    for key, value in values.items():
+        _assign(base, Recipe, str(key), value)
+    return validated(base)

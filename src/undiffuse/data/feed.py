@@ -1,0 +1,44 @@
+"""Training batches by position: batch k of a run is a pure function of the data, the seed and k."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from undiffuse.data.augment import Augment
+from undiffuse.data.dataset import Dataset
+from undiffuse.data.order import Order
+from undiffuse.noise import NoiseSource
+
+
+class Feed:
+    """Batches of encoded samples and their conditions, with a seed for every sample's noise.
+
+    encode: uint8 (B, C, H, W) -> what the model sees; seed: of the run, in [0, 2^22).
+    A run that stops at any step goes on from there with the same batches, the same augmentation and the same noise.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        encode: Callable[[Tensor], Tensor],
+        augment: Augment,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.dataset, self.encode, self.augment = dataset, encode, augment
+        self.batch_size, self.seed, self.device = batch_size, seed, device
+        self.order = Order(len(dataset), seed)
+
+    def batch(self, step: int) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """(samples (B, ...), conditions, seeds (B,)) of the given step, counted from 0."""
+        first = step * self.batch_size
+        indices = self.order.indices(first, self.batch_size)
+        seeds = (self.seed << 40) + torch.arange(first, first + self.batch_size)
+        samples = self.dataset.samples[indices].to(self.device, non_blocking=True)
+        if self.augment.draws:
+            u = NoiseSource(seeds, (), self.device).uniform("augment", shape=(self.augment.draws,))
+            samples = self.augment(samples, u)
+        conditions = {name: values[indices] for name, values in self.dataset.conditions.items()}
+        return self.encode(samples), conditions, seeds

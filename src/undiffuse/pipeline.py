@@ -1,0 +1,232 @@
+"""A model ready to use: codec + conditioner + denoiser + defaults of sampling. What `load` gives back."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor, nn
+
+from undiffuse import prediction, samplers, schedule
+from undiffuse.codecs import CODECS
+from undiffuse.conditioning import CONDITIONS, Conditioner
+from undiffuse.denoiser import BaseDenoiser, Denoiser
+from undiffuse.errors import InputError
+from undiffuse.guidance import ClassifierFree
+from undiffuse.networks import NETWORKS
+from undiffuse.registry import build
+from undiffuse.samplers import Sampler
+from undiffuse.weights import fill, read, write
+
+Images = np.ndarray  # uint8 (N, H, W) for one channel, else (N, H, W, C)
+
+
+class Pipeline:
+    """Sampling from a trained model in the data's own form.
+
+    denoiser, codec: as trained; shape: of one sample as the model sees it, (C, H, W); classes: names of the labels;
+    sampling: the defaults {"sampler", "grid", "steps", "guidance"}; name: of the recipe.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        codec: Any,
+        shape: Sequence[int],
+        classes: Sequence[str] = (),
+        sampling: Mapping[str, Any] | None = None,
+        name: str = "",
+    ) -> None:
+        self.denoiser, self.codec, self.name = denoiser, codec, name
+        self.shape, self.classes = tuple(shape), tuple(classes)
+        self.sampling = {"sampler": "dpm++", "grid": "log-snr", "steps": 20, "guidance": 1.0} | dict(sampling or {})
+
+    def sampler(self, sampler: str | Sampler | None = None) -> Sampler:
+        """A sampler by name, the default one, or the one given."""
+        chosen = self.sampling["sampler"] if sampler is None else sampler
+        return chosen if isinstance(chosen, Sampler) else samplers.named(chosen)
+
+    def times(self, steps: int | None = None, grid: str | None = None) -> Tensor:
+        """The time grid (steps + 1,) on this model's range, from the defaults where nothing is given."""
+        denoiser = self.denoiser
+        name = self.sampling["grid"] if grid is None else grid
+        count = self.sampling["steps"] if steps is None else steps
+        return samplers.grid.named(name, denoiser.schedule, count, denoiser.t_min, denoiser.t_max)
+
+    def guided(self, guidance: float | None, conditional: bool) -> BaseDenoiser:
+        """The denoiser under classifier-free guidance of the given scale (the default one for None).
+
+        Scale 1 is the conditional model itself, at half the cost.
+        """
+        scale = (self.sampling["guidance"] if conditional else 1.0) if guidance is None else guidance
+        if scale == 1.0:
+            return self.denoiser
+        if not conditional:
+            raise InputError(f"guidance={scale} needs a condition to guide to, such as label=0")
+        return ClassifierFree(self.denoiser, scale)
+
+    def walk(
+        self,
+        seeds: Sequence[int],
+        *,
+        condition: Mapping[str, object] | None = None,
+        guidance: float | None = None,
+        sampler: str | Sampler | None = None,
+        steps: int | None = None,
+        grid: str | None = None,
+        shape: Sequence[int] | None = None,
+    ) -> Iterator[Tensor]:
+        """One batch, step by step: x (B, C, H, W) as the model sees it, standing at `times(steps, grid)`, 0 included."""
+        shape = self.shape if shape is None else tuple(shape)
+        if hasattr(self.denoiser.network, "check_shape"):
+            try:
+                self.denoiser.network.check_shape(*shape)
+            except ValueError as error:
+                raise InputError(str(error)) from error
+        given = {name: value for name, value in (condition or {}).items() if value is not None}
+        self.denoiser.eval()
+        with torch.no_grad():
+            denoiser = self.guided(guidance, bool(given)).given(**given)
+        x = denoiser.prior(seeds, shape)
+        yield x
+        yield from samplers.walk(denoiser, self.sampler(sampler), x, self.times(steps, grid), seeds)
+
+    def sample(
+        self,
+        n: int = 1,
+        *,
+        label: int | Sequence[int] | np.ndarray | Tensor | None = None,
+        vector: object = None,
+        seed: int = 0,
+        guidance: float | None = None,
+        sampler: str | Sampler | None = None,
+        steps: int | None = None,
+        grid: str | None = None,
+        shape: Sequence[int] | None = None,
+        batch_size: int = 256,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Images:
+        """n samples as uint8 (N, H, W), or (N, H, W, C).
+
+        label: one class for all, or one per sample; vector: likewise; guidance: the scale s, 1 = plain conditional;
+        seed: sample i is the picture of seed + i, whatever n and batch_size are; steps: network levels of the grid;
+        shape: (C, H, W), by default the training shape; progress(done, n): called after every batch.
+
+        Raises: InputError for names that are not known, labels out of range, and sizes the network cannot take.
+        """
+        if n < 1:
+            raise InputError(f"the number of samples must be at least 1, not {n}")
+        if seed < 0:
+            raise InputError(f"the seed must be 0 or more, not {seed}")
+        given = {"label": label, "vector": vector}
+        values = {key: torch.as_tensor(value) for key, value in given.items() if value is not None}
+        for key, value in values.items():
+            single = 0 if key == "label" else 1
+            if value.ndim > single and len(value) not in (1, n):
+                raise InputError(f"{len(value)} values of {key} were given for {n} samples: give 1 or {n}")
+        images = []
+        for first in range(0, n, batch_size):
+            seeds = range(seed + first, seed + min(first + batch_size, n))
+            here = {k: v[first : first + batch_size] if v.ndim and len(v) == n > 1 else v for k, v in values.items()}
+            for x in self.walk(  # noqa: B007  the last is what is wanted
+                seeds, condition=here, guidance=guidance, sampler=sampler, steps=steps, grid=grid, shape=shape
+            ):
+                pass
+            images.append(self.codec.decode(x).cpu())
+            if progress:
+                progress(min(first + batch_size, n), n)
+        stacked = torch.cat(images)
+        return (stacked[:, 0] if stacked.shape[1] == 1 else stacked.movedim(1, -1)).contiguous().numpy()
+
+    def to(self, device: torch.device | str) -> "Pipeline":
+        """Move the denoiser; returns self."""
+        self.denoiser.to(device)
+        return self
+
+
+def assemble(spec: Mapping[str, Any], network: nn.Module | None = None) -> Pipeline:
+    """An untrained pipeline from a whole recipe: plain names and numbers, as a run folder's recipe.yaml holds them.
+
+    spec["resolved"] says what the data decided: shape (C, H, W), classes, vector_size, data_std.
+    """
+    resolved = spec["resolved"]
+
+    def parts(section: str) -> tuple[str, dict[str, Any]]:
+        arguments = dict(spec[section])
+        return arguments.pop("name"), arguments
+
+    if network is None:
+        name, arguments = parts("network")
+        network = build("network", NETWORKS, name, {"channels": resolved["shape"][0]} | arguments)
+    conditioner = None
+    if spec["condition"] != "none":
+        if not hasattr(network, "embedding_width"):
+            raise InputError(
+                f"a network that takes the condition {spec['condition']!r} needs an attribute embedding_width, "
+                "the width of the `vector` that it is given"
+            )
+        size = len(resolved["classes"]) if spec["condition"] == "label" else resolved["vector_size"]
+        kind = CONDITIONS[spec["condition"]]
+        conditioner = Conditioner({spec["condition"]: kind(size, network.embedding_width)})  # type: ignore[call-arg]
+    name, arguments = parts("prediction")
+    arguments = {key: value for key, value in arguments.items() if value is not None}
+    if name == "edm":
+        arguments = {"data_std": resolved["data_std"]} | arguments
+    noise_schedule, schedule_arguments = parts("schedule")
+    denoiser = Denoiser(
+        network,
+        schedule.named(noise_schedule, **schedule_arguments),
+        prediction.named(name, **arguments),
+        conditioner=conditioner,
+        t_min=spec["range"]["t_min"],
+        t_max=spec["range"]["t_max"],
+        data_std=resolved["data_std"],
+        precision=torch.bfloat16 if resolved["precision"] == "bfloat16" else None,
+    )
+    codec = build("codec", CODECS, spec["codec"], {})
+    return Pipeline(denoiser, codec, resolved["shape"], resolved["classes"], spec["sampling"], spec["name"])
+
+
+def save(pipeline: Pipeline, path: Path, about: Mapping[str, Any]) -> None:
+    """Write the denoiser's weights as safetensors, atomically, with `about` as JSON in its header."""
+    write(path, pipeline.denoiser.state_dict(), dict(about))
+
+
+def read_spec(run: Path) -> dict[str, Any]:
+    """The whole recipe of a run folder. Raises: InputError for a folder that is none."""
+    path = run / "recipe.yaml"
+    if not path.is_file():
+        near = sorted(p.parent.name for p in run.parent.glob("*/recipe.yaml")) if run.parent.is_dir() else []
+        hint = f"; runs there: {', '.join(near[:8])}" if near else ""
+        raise InputError(f"{run} is not a run folder (it has no recipe.yaml){hint}")
+    try:
+        spec = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(spec, dict) or "resolved" not in spec:
+            raise InputError(f"{path} is not a whole recipe: it has no section 'resolved'")
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    return spec
+
+
+def load(run: str | Path, network: nn.Module | None = None, device: torch.device | str | None = None) -> Pipeline:
+    """The pipeline of a run folder: its recipe and its averaged weights. Nothing is unpickled.
+
+    network: a module of your own to fill with the weights, in the place of the recipe's.
+    device: by default CUDA where there is one, else the CPU.
+
+    Raises: InputError for a folder without a recipe or weights, truncated weights, and weights of another model.
+    """
+    run = Path(run)
+    spec = read_spec(run)
+    try:
+        pipeline = assemble(spec, network)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{run / 'recipe.yaml'} is not a recipe of this version: {error}") from error
+    path = run / "model.safetensors"
+    if not path.is_file():
+        raise InputError(f"{run} has no model.safetensors yet: train longer, to its first checkpoint")
+    fill(pipeline.denoiser, read(path)[0], path)
+    pipeline.denoiser.requires_grad_(False).eval()
+    return pipeline.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

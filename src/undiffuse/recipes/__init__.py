@@ -1,0 +1,23 @@
+"""Named recipes: whole configurations, one file each, with what was measured in their docstrings."""
+
+from pathlib import Path
+
+from undiffuse.config import Recipe, read
+from undiffuse.errors import unknown
+from undiffuse.recipes import demo, digits, folder, mnist
+
+RECIPES: dict[str, Recipe] = {
+    "demo": demo.RECIPE,
+    "digits": digits.RECIPE,
+    "mnist": mnist.RECIPE,
+    "folder": folder.RECIPE,
+}
+
+
+def named(name: str) -> Recipe:
+    """A recipe by name, or from a path that ends in .yaml."""
+    if name.endswith((".yaml", ".yml")):
+        return read(Path(name))
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES)
+    return RECIPES[name]

@@ -1,0 +1,82 @@
+"""The whole state of a training run, in one file that holds tensors and JSON and no code."""
+
+import copy
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from undiffuse.denoiser import Denoiser
+from undiffuse.errors import InputError
+from undiffuse.weights import fill, read, write
+
+FORMAT = 1  # of checkpoints; a file of a higher number is refused
+
+
+class TrainState:
+    """Weights, their average, the optimizer's moments and the step: all that a resumed run needs.
+
+    Data order, noise and augmentation are functions of the step, so there is no generator state to keep.
+    total: the number of steps of the whole run, None until a budget in minutes has become one.
+    """
+
+    def __init__(self, denoiser: Denoiser, objective: nn.Module, learning_rate: float, weight_decay: float) -> None:
+        self.denoiser, self.objective = denoiser, objective
+        self.average = copy.deepcopy(denoiser).requires_grad_(False).eval()
+        parameters = [*denoiser.parameters(), *objective.parameters()]
+        self.optimizer = torch.optim.AdamW(
+            parameters, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99), fused=True
+        )
+        self.parameters = parameters
+        self.step = 0
+        self.total: int | None = None
+        self.seconds = 0.0  # of training so far, over all sessions
+        # the first step whose loss or gradient was not finite, or -1; a tensor, so that nothing waits for it
+        self.first_bad = torch.full((), -1, dtype=torch.int64, device=parameters[0].device)
+
+    def check_finite(self) -> None:
+        """Raises: InputError if a step since the last check went to NaN or infinity. Waits for the device."""
+        bad = int(self.first_bad)
+        if bad >= 0:
+            raise InputError(
+                f"the loss became NaN or infinite at step {bad}; nothing was saved since. Lower training.learning_rate, "
+                "or set training.precision=float32"
+            )
+
+    def save(self, path: Path) -> None:
+        """Write everything to `path`, atomically. Raises: InputError for a state that is not finite, or a full disk."""
+        self.check_finite()
+        tensors: dict[str, Tensor] = {}
+        for name, module in self._modules().items():
+            tensors |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in moments.items()}
+        about = {"format": FORMAT, "step": self.step, "total": self.total, "seconds": self.seconds}
+        write(path, tensors, about)
+
+    def load(self, path: Path) -> None:
+        """Restore everything from `path`. Raises: InputError for a file that is truncated, newer, or of another model."""
+        tensors, about = read(path)
+        if about.get("format", math.inf) > FORMAT:
+            raise InputError(
+                f"{path} has checkpoint format {about.get('format')}, and this version reads up to {FORMAT}: "
+                "it was written by a newer undiffuse; upgrade, or train into another run folder"
+            )
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".", 2)
+                parameter = self.parameters[int(index)]
+                if value.shape == parameter.shape:  # in the parameter's memory format, which the fused optimizer assumes
+                    value = torch.empty_like(parameter).copy_(value)
+                moments.setdefault(int(index), {})[key] = value
+        for name, module in self._modules().items():
+            own = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
+            fill(module, own, path)
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.step, self.total, self.seconds = about["step"], about["total"], about["seconds"]
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return {"model": self.denoiser, "average": self.average, "objective": self.objective}
