@@ -1,0 +1,19 @@
+"""undiffuse: train, sample, edit, evaluate and serve diffusion models.
+
+    x_t = alpha(t) x_0 + sigma(t) noise,     t in [0, 1], 0 = data, 1 = noise
+
+Six nouns: Schedule, Prediction, Denoiser, Guidance, Sampler, Objective. See docs/architecture.md.
+"""
+
+from undiffuse import exact, guidance, networks, noise, objective, prediction, samplers, schedule
+from undiffuse.denoiser import Denoiser, Estimate
+from undiffuse.errors import InputError
+from undiffuse.objective import Objective
+from undiffuse.pipeline import Pipeline, load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Denoiser", "Estimate", "InputError", "Objective", "Pipeline", "exact", "guidance", "load", "networks", "noise",
+    "objective", "prediction", "samplers", "schedule",
+]  # fmt: skip

@@ -22,8 +22,34 @@ def sinusoidal(values: Float[Tensor, " batch"], width: int) -> Float[Tensor, "ba
     return torch.cat([angles.cos(), angles.sin()], 1)
 
 
-def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(32, channels), channels)
+class GroupNorm(nn.Module):
+    """Group normalisation (Wu & He 2018) whose scale and shift may differ per sample (Dhariwal & Nichol 2021).
+
+    Statistics in float32 or better, then one multiply-add per element that holds normalisation and modulation alike;
+    on CPU several times faster than the native operator, which also leaves the modulation to a second pass.
+    """
+
+    def __init__(self, channels: int, epsilon: float = 1e-5) -> None:
+        super().__init__()
+        self.groups, self.epsilon = math.gcd(32, channels), epsilon
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Image, modulation: Float[Tensor, "batch double"] | None = None) -> Image:
+        """modulation: (B, 2 C), what is added to a scale of 1, and the shift."""
+        batch, channels, height, width = x.shape
+        wide = torch.promote_types(x.dtype, torch.float32)
+        pixels = x.permute(0, 2, 3, 1).reshape(batch, height * width, channels)  # a view of channels-last memory
+        count = height * width * channels // self.groups
+        mean = pixels.sum(1, dtype=wide).unflatten(1, (self.groups, -1)).sum(-1) / count
+        square = (pixels * pixels).sum(1, dtype=wide).unflatten(1, (self.groups, -1)).sum(-1) / count
+        inverse_std = torch.rsqrt((square - mean * mean).clamp(min=0) + self.epsilon)
+        size = channels // self.groups
+        scale, shift = self.weight * inverse_std.repeat_interleave(size, 1), self.bias
+        shift = shift - mean.repeat_interleave(size, 1) * scale
+        if modulation is not None:
+            extra_scale, extra_shift = modulation.to(wide).chunk(2, 1)
+            scale, shift = scale * (1 + extra_scale), shift * (1 + extra_scale) + extra_shift
+        return torch.addcmul(shift[:, :, None, None].to(x.dtype), x, scale[:, :, None, None].to(x.dtype))
 
 
 def _zero(module: nn.Module) -> nn.Module:
@@ -37,7 +63,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, out_channels: int, embedding: int, dropout: float) -> None:
         super().__init__()
-        self.norm_in, self.norm_out = _norm(channels), _norm(out_channels)
+        self.norm_in, self.norm_out = GroupNorm(channels), GroupNorm(out_channels)
         self.conv_in = nn.Conv2d(channels, out_channels, 3, padding=1)
         self.modulation = nn.Linear(embedding, 2 * out_channels)
         self.dropout = nn.Dropout(dropout)
@@ -46,8 +72,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Image, embedding: Float[Tensor, "batch width"]) -> Image:
         h = self.conv_in(F.silu(self.norm_in(x)))
-        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, 1)
-        h = torch.addcmul(shift, self.norm_out(h), 1 + scale)
+        h = self.norm_out(h, self.modulation(embedding))
         return self.skip(x) + self.conv_out(self.dropout(F.silu(h)))
 
 
@@ -57,7 +82,7 @@ class Attention(nn.Module):
     def __init__(self, channels: int, head_width: int) -> None:
         super().__init__()
         self.heads = max(1, channels // head_width)
-        self.norm = _norm(channels)
+        self.norm = GroupNorm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.projection = _zero(nn.Conv2d(channels, channels, 1))
 
@@ -142,7 +167,7 @@ class UNet(nn.Module):
                 now = width * multiplier
             if level:
                 self.up.append(nn.Conv2d(now, now, 3, padding=1))
-        self.head_norm = _norm(now)
+        self.head_norm = GroupNorm(now)
         self.head = _zero(nn.Conv2d(now, channels * patch**2, 3, padding=1))
         self.to(memory_format=torch.channels_last)
 

@@ -1,0 +1,254 @@
+"""From a recipe to a trained run folder: data, model, objective and loop put together."""
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import undiffuse
+from undiffuse import config, pipeline
+from undiffuse.config import Recipe
+from undiffuse.data import SOURCES, Augment, Dataset, Flip, RandomCrop, Split
+from undiffuse.data.feed import Feed
+from undiffuse.errors import InputError
+from undiffuse.files import write_text
+from undiffuse.modalities import image
+from undiffuse.objective import TIME_LAWS, WEIGHTS, Objective
+from undiffuse.pipeline import Pipeline
+from undiffuse.registry import build
+from undiffuse.training import Event, Plan, Run, TrainState
+
+VALIDATION_SAMPLES = 1024
+
+
+def load_data(recipe: Recipe) -> Split:
+    """The recipe's data, training and held out. Raises: InputError for whatever is wrong with it."""
+    data, picture = recipe.data, recipe.image
+    if data.source == "digits":
+        return SOURCES["digits"]()
+    if data.path is None:
+        raise InputError(f"the data source {data.source!r} needs data.path=...")
+    if data.source == "arrays":
+        return SOURCES["arrays"](data.path, held_out=data.held_out, condition=recipe.condition)
+    return SOURCES["folder"](
+        data.path,
+        size=_size(recipe),
+        channels=picture.channels,
+        crop=picture.crop,
+        condition=recipe.condition,
+        held_out=data.held_out,
+        skip_corrupt=data.skip_corrupt,
+    )
+
+
+def _size(recipe: Recipe) -> tuple[int, int]:
+    size = recipe.image.size
+    if size is None:
+        raise InputError("a folder of images needs image.size=..., the height and width to train at")
+    return (size, size) if isinstance(size, int) else size
+
+
+def sample_shape(recipe: Recipe, dataset: Dataset) -> tuple[int, int, int]:
+    """(C, H, W) as the model sees it. Raises: InputError where the recipe's image does not fit the data."""
+    channels, height, width = dataset.shape
+    if recipe.image.size is not None:
+        wanted = _size(recipe)
+        if recipe.image.crop == "random" and wanted[0] <= height and wanted[1] <= width:
+            height, width = wanted
+        if wanted != (height, width):
+            raise InputError(
+                f"image.size is {wanted[0]}x{wanted[1]}, but the samples of {dataset.name} are {height}x{width}"
+            )
+    if channels != recipe.image.channels:
+        raise InputError(f"image.channels is {recipe.image.channels}, but the samples of {dataset.name} have {channels}")
+    return channels, height, width
+
+
+def augmentation(recipe: Recipe, shape: tuple[int, int, int]) -> Augment:
+    """What the recipe does to a training sample each time it is seen."""
+    steps: list[Any] = []
+    if recipe.image.crop == "random":
+        steps.append(RandomCrop(*shape[1:]))
+    if recipe.image.flip != "none":
+        steps.append(Flip(recipe.image.flip))
+    return Augment(steps)
+
+
+def centred(dataset: Dataset, shape: tuple[int, int, int]) -> Tensor:
+    """A data set's samples, centre-cropped to the model's shape: uint8 (N, C, H, W)."""
+    top, left = ((have - want) // 2 for have, want in zip(dataset.shape[1:], shape[1:], strict=True))
+    return dataset.samples[:, :, top : top + shape[1], left : left + shape[2]]
+
+
+def bf16_pays(device: torch.device) -> bool:
+    """Whether this device multiplies bf16 faster than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    # the CPU's answers are private in torch; without them float32 is always right
+    features = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    return device.type == "cpu" and any(feature() for feature in features if feature)
+
+
+def default_device() -> torch.device:
+    """CUDA where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def whole(recipe: Recipe, split: Split, device: torch.device) -> dict[str, Any]:
+    """The recipe as plain values, with a section `resolved` for what the data and the machine decided."""
+    shape = sample_shape(recipe, split.train)
+    pixels = centred(split.train, shape)[:10000].float()
+    vectors = split.train.conditions.get("vector")
+    if recipe.condition == "label" and not split.train.classes:
+        raise InputError(f"condition=label needs labels, but {split.train.name} has none; use condition=none")
+    precision = recipe.training.precision
+    if precision == "auto":
+        precision = "bfloat16" if bf16_pays(device) else "float32"
+    return config.plain(recipe) | {
+        "resolved": {
+            "shape": list(shape),
+            "classes": list(split.train.classes) if recipe.condition == "label" else [],
+            "vector_size": vectors.shape[1] if recipe.condition == "vector" and vectors is not None else 0,
+            "data_std": round(max(float(pixels.std()) / 127.5, 1e-3), 4),
+            "precision": precision,
+            "train_samples": len(split.train),
+            "held_out_samples": len(split.held_out),
+            "undiffuse": undiffuse.__version__,
+        }
+    }
+
+
+def open_folder(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
+    """Make the run folder, or check that it holds the same recipe; returns the recipe it holds.
+
+    Raises: InputError for a folder with another recipe, or one that is no run folder.
+    """
+    path = folder / "recipe.yaml"
+    if not path.is_file():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InputError(f"{folder} exists and is not a run folder (it has no recipe.yaml): name another with run=")
+        write_text(path, config.to_yaml(spec))
+        return spec
+    held = pipeline.read_spec(folder)
+    # what the machine and the version decide may differ between the sessions of one run; the first one's holds
+    ours = {**spec, "resolved": {**spec["resolved"], **{k: held["resolved"].get(k) for k in ("precision", "undiffuse")}}}
+    if held != ours:
+        changes = config.difference(ours, held)
+        more = f" (and {len(changes) - 3} more)" if len(changes) > 3 else ""
+        raise InputError(
+            f"{folder} holds another recipe: {'; '.join(changes[:3])}{more}. Name another folder with run=, or delete it"
+        )
+    return held
+
+
+class Experiment:
+    """A recipe made ready to train in a folder.
+
+    Everything that can be wrong with the recipe, the data or the folder is found here, before any work.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path, device: torch.device | None = None) -> None:
+        self.recipe, self.folder = recipe, folder
+        self.device = device or default_device()
+        self.split = load_data(recipe)
+        spec = whole(recipe, self.split, self.device)
+        training, section = recipe.training, recipe.objective
+        if training.steps is None and training.minutes is None:
+            raise InputError("training needs a bound: training.steps=... or training.minutes=...")
+        torch.manual_seed(training.seed)
+        self.pipeline: Pipeline = pipeline.assemble(spec)
+        self._check_shape(spec)
+        self.pipeline.sampler()
+        self.pipeline.times()
+        self.pipeline.to(self.device)
+        objective = Objective(
+            build("weight", WEIGHTS, **_parts(section.weight)),
+            build("time law", TIME_LAWS, **_parts(section.times)),
+            drop=section.drop,
+            offset=section.offset,
+        ).to(self.device)
+        self.spec = open_folder(folder, spec)
+        denoiser = self.pipeline.denoiser
+        self.state = TrainState(denoiser, objective, training.learning_rate, training.weight_decay)
+        names = Plan.__dataclass_fields__
+        self.run = Run(folder, self.state, Plan(**{k: v for k, v in training.model_dump().items() if k in names}))
+        self.resumed = self.run.resume()
+
+    def _check_shape(self, spec: dict[str, Any]) -> None:
+        network = self.pipeline.denoiser.network
+        if hasattr(network, "check_shape"):
+            try:
+                network.check_shape(*spec["resolved"]["shape"])
+            except ValueError as error:
+                raise InputError(str(error)) from error
+
+    @property
+    def finished(self) -> bool:
+        """Whether the plan was carried out already."""
+        return self.state.total is not None and self.state.step >= self.state.total
+
+    def train(self, preview: bool = True) -> Iterator[Event]:
+        """Train to the end of the recipe's budget; yields events. See `undiffuse.training.Run`."""
+        shape = self.pipeline.shape
+        feed = Feed(
+            self.split.train,
+            self.pipeline.codec.encode,
+            augmentation(self.recipe, (shape[0], shape[1], shape[2])),
+            self.recipe.training.batch_size,
+            self.recipe.training.seed,
+            self.device,
+        )
+        draw: Callable[[int], None] | None = self.preview if preview else None
+        yield from self.run.train(feed.batch, self.held_out, draw)
+
+    def held_out(self) -> Iterator[tuple[Tensor, dict[str, Tensor], Tensor]]:
+        """Held-out batches with fixed seeds, at most `VALIDATION_SAMPLES` samples."""
+        dataset, shape = self.split.held_out, self.pipeline.shape
+        count = min(len(dataset), VALIDATION_SAMPLES)
+        samples = centred(dataset, (shape[0], shape[1], shape[2]))
+        for first in range(0, count, 256):
+            here = slice(first, min(first + 256, count))
+            encoded = self.pipeline.codec.encode(samples[here].to(self.device))
+            conditions = {name: values[here] for name, values in dataset.conditions.items()}
+            yield encoded, conditions if self.recipe.condition != "none" else {}, torch.arange(here.start, here.stop)
+
+    def averaged(self) -> Pipeline:
+        """The pipeline with the averaged weights as they stand."""
+        made = self.pipeline
+        average = self.state.average
+        return Pipeline(average, made.codec, made.shape, made.classes, made.sampling, made.name)
+
+    def preview(self, step: int) -> None:
+        """Write samples/step-XXXXXXXX.png: the same seeds at every step, one row per class."""
+        classes = len(self.pipeline.classes)
+        rows = min(classes, 10) or 4
+        n = rows * 8
+        label = torch.arange(n) * rows // n if classes else None
+        vector = self.split.held_out.conditions.get("vector")
+        given = vector[torch.arange(n) % len(vector)] if self.recipe.condition == "vector" and vector is not None else None
+        images = self.averaged().sample(n, label=label, vector=given, steps=10)
+        path = self.folder / "samples" / f"step-{step:08d}.png"
+        image.save(str(path), images, metadata={"step": str(step), "seed": "0"}, overwrite=True)
+
+
+def _parts(section: config.Named) -> dict[str, Any]:
+    arguments = section.model_dump()
+    return {"name": arguments.pop("name"), "arguments": arguments}
+
+
+def load_experiment_data(run: Path) -> tuple[Recipe, Split]:
+    """The recipe and the data of a run folder, for evaluating it."""
+    values = {key: value for key, value in pipeline.read_spec(run).items() if key != "resolved"}
+    recipe = config.validated(values)
+    return recipe, load_data(recipe)
+
+
+def parameters(module: torch.nn.Module) -> int:
+    """How many numbers are learned."""
+    return sum(math.prod(p.shape) for p in module.parameters())
+
+
+__all__ = ["Experiment", "load_data", "load_experiment_data", "parameters"]

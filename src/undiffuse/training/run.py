@@ -1,0 +1,174 @@
+"""A training run in a folder: checkpoints, the log, previews, and going on where it stopped.
+
+The folder holds checkpoints/step-XXXXXXXX.safetensors (the whole state, the newest two), model.safetensors (the averaged
+weights), metrics.jsonl and samples/. Every file is replaced atomically, so a run that dies at any moment goes on from
+its newest checkpoint, and on the CPU ends with the same bits as a run that was never stopped.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from undiffuse.files import write_text
+from undiffuse.training.loop import Batch, train, validation_loss
+from undiffuse.training.state import TrainState
+from undiffuse.weights import write
+
+KEPT_CHECKPOINTS = 2
+OVERHEAD = 0.04  # share of a time budget left for checkpoints, validation and previews
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long to train, and how often to do what. Steps count optimizer steps; give `steps` or `minutes`."""
+
+    steps: int | None
+    minutes: float | None
+    learning_rate: float
+    warmup: int
+    clip: float
+    ema_width: float
+    batch_size: int
+    log_every: int
+    checkpoint_every: int
+    validate_every: int
+    sample_every: int
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened at a step: a line of the log. total is None until a budget in minutes has become a step count."""
+
+    step: int
+    total: int | None
+    loss: float
+    images_per_second: float
+    seconds_left: float | None
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a run folder, the newest last."""
+    return sorted((folder / "checkpoints").glob("step-*.safetensors"))
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; a last line that a kill cut short is left out."""
+    path = folder / "metrics.jsonl"
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            break
+    return lines
+
+
+class Run:
+    """The files of one training run, and its loop."""
+
+    def __init__(self, folder: Path, state: TrainState, plan: Plan) -> None:
+        self.folder, self.state, self.plan = folder, state, plan
+        self.stopping = False
+
+    def resume(self) -> bool:
+        """Restore the newest checkpoint, and cut the log back to it; False where there is none.
+
+        Raises: InputError for a checkpoint that is truncated, newer, or of another model.
+        """
+        found = checkpoints(self.folder)
+        if found:
+            self.state.load(found[-1])
+        log = [line for line in read_metrics(self.folder) if line["step"] <= self.state.step] if found else []
+        if (self.folder / "metrics.jsonl").is_file():
+            write_text(self.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in log))
+        return bool(found)
+
+    def stop(self) -> None:
+        """Ask the loop to save and end after the step at hand (from a signal handler, say)."""
+        self.stopping = True
+
+    def save(self) -> None:
+        """Write a checkpoint and the averaged weights, then drop the oldest checkpoints."""
+        about = {"step": self.state.step, "seconds": round(self.state.seconds, 1)}
+        self.state.save(self.folder / "checkpoints" / f"step-{self.state.step:08d}.safetensors")
+        write(self.folder / "model.safetensors", self.state.average.state_dict(), about)
+        for old in checkpoints(self.folder)[:-KEPT_CHECKPOINTS]:
+            old.unlink(missing_ok=True)
+
+    def log(self, **line: Any) -> None:
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def train(
+        self,
+        batch: Callable[[int], Batch],
+        held_out: Callable[[], Iterator[Batch]],
+        preview: Callable[[int], None] | None = None,
+    ) -> Iterator[Event]:
+        """Train to the end of the plan, or until `stop`; yields an event every `log_every` steps, and saves at the end.
+
+        preview(step): draws samples from state.average. Raises: InputError when the loss is not finite, or the disk full.
+        """
+        state, plan = self.state, self.plan
+        if plan.steps is not None:
+            state.total = plan.steps
+        loop = train(
+            state,
+            batch,
+            learning_rate=plan.learning_rate,
+            warmup=plan.warmup,
+            clip=plan.clip,
+            ema_width=plan.ema_width,
+        )
+        began = last = time.monotonic()
+        before, first, logged = state.seconds, state.step, state.step
+        settled = None  # (time, step) once the first, slow steps are over
+        losses: list[Tensor] = []
+        for loss in loop:
+            losses.append(loss)
+            now = time.monotonic()
+            state.seconds = before + now - began
+            if state.step == first + 3:
+                settled = (now, state.step)
+            if state.total is None and state.step >= plan.warmup and settled:
+                state.total = self._budget(now, settled)
+            done = state.step == state.total
+            if state.step % plan.log_every == 0 or done or self.stopping:
+                state.check_finite()
+                mean = float(sum(losses) / len(losses))
+                rate = (state.step - logged) / max(time.monotonic() - last, 1e-9)
+                last, logged = time.monotonic(), state.step
+                losses.clear()
+                left = None if state.total is None else (state.total - state.step) / rate
+                images_per_second = rate * plan.batch_size
+                self.log(
+                    step=state.step,
+                    loss=mean,
+                    learning_rate=state.optimizer.param_groups[0]["lr"],
+                    images_per_second=round(images_per_second, 1),
+                    seconds=round(state.seconds, 2),
+                )
+                yield Event(state.step, state.total, mean, images_per_second, left)
+            if state.step % plan.validate_every == 0 or done:
+                self.log(step=state.step, **validation_loss(state, held_out))
+            if preview and (state.step % plan.sample_every == 0 or done):
+                state.check_finite()
+                preview(state.step)
+            if state.step % plan.checkpoint_every == 0 or done or self.stopping:
+                self.save()
+            if self.stopping:
+                return
+
+    def _budget(self, now: float, settled: tuple[float, int]) -> int:
+        """The step count that a budget in minutes comes to, at the pace since the first steps."""
+        assert self.plan.minutes is not None
+        pace = (self.state.step - settled[1]) / max(now - settled[0], 1e-9)
+        left = 60 * self.plan.minutes * (1 - OVERHEAD) - self.state.seconds
+        total = self.state.step + max(1, int(left * pace))
+        self.log(step=self.state.step, total_steps=total, minutes=self.plan.minutes)
+        return total
