@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ VALIDATION_SAMPLES = 1024
 
 
 def load_data(recipe: Recipe) -> Split:
-    """The recipe's data, training and held out. Raises: InputError for whatever is wrong with it."""
+    """The recipe's data, training and held out, with every condition it carries. Raises: InputError."""
     data, picture = recipe.data, recipe.image
     if data.source == "digits":
         return SOURCES["digits"]()
@@ -42,6 +43,11 @@ def load_data(recipe: Recipe) -> Split:
         held_out=data.held_out,
         skip_corrupt=data.skip_corrupt,
     )
+
+
+def _only(condition: str, dataset: Dataset) -> Dataset:
+    """The data set with the one condition that the model takes."""
+    return replace(dataset, conditions={k: v for k, v in dataset.conditions.items() if k == condition})
 
 
 def _size(recipe: Recipe) -> tuple[int, int]:
@@ -153,7 +159,8 @@ class Experiment:
     def __init__(self, recipe: Recipe, folder: Path, device: torch.device | None = None) -> None:
         self.recipe, self.folder = recipe, folder
         self.device = device or default_device()
-        self.split = load_data(recipe)
+        data = load_data(recipe)
+        self.split = Split(_only(recipe.condition, data.train), _only(recipe.condition, data.held_out))
         spec = whole(recipe, self.split, self.device)
         training, section = recipe.training, recipe.objective
         if training.steps is None and training.minutes is None:
@@ -213,7 +220,7 @@ class Experiment:
             here = slice(first, min(first + 256, count))
             encoded = self.pipeline.codec.encode(samples[here].to(self.device))
             conditions = {name: values[here] for name, values in dataset.conditions.items()}
-            yield encoded, conditions if self.recipe.condition != "none" else {}, torch.arange(here.start, here.stop)
+            yield encoded, conditions, torch.arange(here.start, here.stop)
 
     def averaged(self) -> Pipeline:
         """The pipeline with the averaged weights as they stand."""
@@ -231,7 +238,7 @@ class Experiment:
         given = vector[torch.arange(n) % len(vector)] if self.recipe.condition == "vector" and vector is not None else None
         images = self.averaged().sample(n, label=label, vector=given, steps=10)
         path = self.folder / "samples" / f"step-{step:08d}.png"
-        image.save(str(path), images, metadata={"step": str(step), "seed": "0"}, overwrite=True)
+        image.save(str(path), images, metadata={"step": str(step), "seed": "0"}, overwrite=True, columns=8)
 
 
 def _parts(section: config.Named) -> dict[str, Any]:

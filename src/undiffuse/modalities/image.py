@@ -93,6 +93,7 @@ def save(
     labels: Shaped[np.ndarray, " count"] | None = None,
     metadata: Mapping[str, str] | None = None,
     overwrite: bool = False,
+    columns: int | None = None,
 ) -> None:
     """Write uint8 pictures, whole or not at all, in the form that the ending of `path` names.
 
@@ -101,7 +102,7 @@ def save(
     No ending, or a trailing slash: a folder of PNGs 00000.png, 00001.png, ..., each with `metadata` and its label as
     text chunks. With `overwrite` a folder is replaced, but only one of numbered PNGs.
 
-    labels: integers.
+    labels: integers; columns: of the grid.
 
     Raises: InputError as `check_output`, for unfit arrays, and when the disk is full.
     """
@@ -123,7 +124,7 @@ def save(
         raise InputError(f"a PNG holds 1 to 4 channels, these pictures have {images.shape[-1]}: .npz holds any")
     if ending == ".png":
         with atomic_path(path) as temporary:
-            _write_png(temporary, grid(images), metadata)
+            _write_png(temporary, grid(images, columns), metadata)
         return
     with _atomic_folder(path) as folder:
         for i, picture in enumerate(images):

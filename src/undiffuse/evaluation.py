@@ -1,0 +1,271 @@
+"""What a trained run is worth: numbers with their sample sizes, and the pictures of the report."""
+
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from undiffuse import metrics, pipeline, plots
+from undiffuse.data import Split
+from undiffuse.errors import InputError
+from undiffuse.experiment import centred, load_experiment_data, parameters
+from undiffuse.metrics import classifier as classifiers
+from undiffuse.modalities import image
+from undiffuse.pipeline import Pipeline
+from undiffuse.samplers import DDIM, DDPM, DPMSolverPlusPlus, Sampler
+from undiffuse.training import read_metrics
+
+REFERENCE = 10_000  # held-out images that distances are measured to, at most
+SWEEP: tuple[tuple[str, Sampler, str, tuple[int, ...]], ...] = (
+    ("DDIM", DDIM(), "uniform", (5, 10, 20, 50)),
+    ("DPM-Solver++", DPMSolverPlusPlus(2), "log-snr", (5, 10, 20, 50)),
+    ("DDPM", DDPM(), "uniform", (20, 50, 100)),
+)
+FULL_STEPS = 1000
+GUIDANCES = (0.0, 1.0, 2.0, 4.0)
+Say = Callable[[str, float], None]
+
+
+class Judge:
+    """What images are measured through: a classifier trained on the real training split, or pooled pixels without labels.
+
+    Distances go to the held-out split, which neither the model nor the classifier has been trained on.
+    """
+
+    def __init__(self, split: Split, shape: tuple[int, int, int], labelled: bool, seed: int = 0) -> None:
+        self.train, self.held_out = centred(split.train, shape), centred(split.held_out, shape)
+        self.classifier: classifiers.Classifier | None = None
+        if labelled:
+            labels, held_labels = split.train.conditions["label"], split.held_out.conditions["label"]
+            self.classifier = classifiers.train(
+                self.train, labels, len(split.train.classes), held_out=(self.held_out, held_labels), seed=seed
+            )
+            self.through = self.classifier.describe()
+            self.features_name = "64 classifier features"
+        else:
+            self.through = "the pixels, averaged down to at most 8x8 (there are no labels to train a classifier on)"
+            self.features_name = "pooled pixels"
+        self.reference = self.features(self.held_out[:REFERENCE])
+        order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))
+        self.shuffled_train = self.train[order]
+
+    def features(self, images: Tensor) -> Tensor:
+        """uint8 (N, C, H, W) -> (N, d)."""
+        if self.classifier is not None:
+            return self.classifier.features(images)
+        height, width = images.shape[-2:]
+        return F.adaptive_avg_pool2d(images.float() / 255, (min(8, height), min(8, width))).flatten(1)
+
+    def distance(self, images: Tensor) -> float:
+        """Frechet distance of images to the held-out split."""
+        return metrics.frechet_distance(self.features(images), self.reference)
+
+    def real(self, n: int) -> float:
+        """The same distance of n real training images: what a perfect model would have at that sample size."""
+        return self.distance(self.shuffled_train[:n])
+
+
+@dataclass
+class Evaluation:
+    """numbers: what evaluation.json holds; pictures: PNG bytes or uint8 arrays by name, for the report."""
+
+    numbers: dict[str, Any]
+    pictures: dict[str, bytes | np.ndarray] = field(default_factory=dict)
+
+
+def channels_first(images: np.ndarray) -> Tensor:
+    """uint8 (N, H, W[, C]) as a tensor (N, C, H, W)."""
+    tensor = torch.from_numpy(images)
+    return tensor[:, None] if tensor.ndim == 3 else tensor.movedim(-1, 1)
+
+
+def evaluate(
+    run: Path, n: int = 500, sweep_n: int = 200, deadline: float | None = None, say: Say = lambda text, share: None
+) -> Evaluation:
+    """Evaluate a run folder on n samples.
+
+    sweep_n: samples per point of the sweep over samplers; deadline: a time.monotonic() before which the work should be
+    done, for which the sweep's samples are made fewer (not under 32); say(what, share done): progress.
+
+    Raises: InputError for a folder that is no run, or data that is no longer there.
+    """
+    if n < 2:
+        raise InputError(f"an evaluation needs at least 2 samples, not {n}")
+    spec = pipeline.read_spec(run)
+    model = pipeline.load(run)
+    recipe, split = load_experiment_data(run)
+    shape = (model.shape[0], model.shape[1], model.shape[2])
+    classes = len(model.classes)
+    log = read_metrics(run)
+    say("a classifier is trained on the real training images" if classes else "features of the real images", 0.0)
+    judge = Judge(split, shape, labelled=classes > 0)
+
+    say(f"{n} samples with guidance", 0.1)
+    condition = _conditions(model, split, n)
+    samples, seconds = _timed(model, n, condition)
+    guidance = model.sampling["guidance"] if condition else 1.0
+    images = channels_first(samples)
+    equal = min(n, len(judge.train), len(judge.held_out))
+    ours, real = judge.distance(images[:equal]), judge.real(equal)
+    copying = metrics.memorisation(images[:equal], judge.train, judge.held_out[:REFERENCE])
+    numbers: dict[str, Any] = {
+        "run": spec["name"],
+        "undiffuse": spec["resolved"]["undiffuse"],
+        "trained": {
+            "data": split.train.name,
+            "train_samples": len(split.train),
+            "held_out_samples": len(split.held_out),
+            "skipped_files": len(split.train.skipped) + len(split.held_out.skipped),
+            "steps": max((line["step"] for line in log), default=0),
+            "seconds": max((line.get("seconds", 0.0) for line in log), default=0.0),
+            "batch_size": recipe.training.batch_size,
+            "parameters": parameters(model.denoiser),
+            "schedule": repr(model.denoiser.schedule),
+            "prediction": spec["prediction"]["name"],
+            "precision": spec["resolved"]["precision"],
+        },
+        "measured_through": judge.through,
+        "samples": {
+            "n": n,
+            **model.sampling,
+            "guidance": guidance,
+            "seeds": f"0-{n - 1}",
+            "seconds": round(seconds, 2),
+        },
+        "frechet_distance": {
+            "over": judge.features_name,
+            "samples_to_held_out": round(ours, 4),
+            "training_to_held_out": round(real, 4),
+            "ratio": round(ours / real, 4),
+            "n": equal,
+            "held_out_n": len(judge.reference),
+        },
+        "memorisation": copying,
+    }
+    if judge.classifier is not None:
+        agreement = metrics.label_agreement(judge.classifier, images, torch.as_tensor(condition["label"]))
+        numbers["label_agreement"] = agreement
+    evaluation = Evaluation(numbers)
+    pictures = evaluation.pictures
+
+    say("the forward and the reverse process", 0.4)
+    pictures["schedule"] = plots.to_png(plots.schedules({spec["schedule"]["name"]: model.denoiser.schedule}))
+    encoded = model.codec.encode(judge.held_out[:1])[0]
+    numbers["forward_times"] = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    pictures["forward"] = plots.forward_process(
+        model.denoiser.schedule, encoded, model.codec.decode, numbers["forward_times"]
+    )
+    pictures["losses"] = plots.to_png(plots.losses(log))
+    pictures["grid"] = _class_grid(model, split, classes)
+    pictures["trajectory"], numbers["trajectory_times"] = _trajectory(model, split)
+    pictures["neighbours"], numbers["neighbours"] = _neighbours(images, judge.train)
+    if classes:
+        rows = np.concatenate([_guidance_row(model, split, scale) for scale in GUIDANCES])
+        pictures["guidance"] = image.grid(rows, columns=10, padding=2)
+        numbers["guidance_shown"] = list(GUIDANCES)
+
+    say(f"16 pictures by {FULL_STEPS}-step DDPM", 0.5)
+    condition16 = _conditions(model, split, 16)
+    steps = FULL_STEPS
+    full, seconds_full = _timed(model, 16, condition16, sampler=DDPM(), grid="uniform", steps=steps, guidance=1.0)
+    pictures["full_ddpm"] = image.grid(full, columns=8, padding=2)
+    numbers["full_ddpm"] = {"n": 16, "steps": steps, "guidance": 1.0, "seconds": round(seconds_full, 2)}
+
+    if deadline is not None:
+        calls_per_second = model.sampling["steps"] * n * (1 if guidance == 1.0 else 2) / seconds
+        affordable = (deadline - time.monotonic()) * calls_per_second / sum(sum(steps) for *_, steps in SWEEP)
+        sweep_n = int(min(sweep_n, max(32, affordable)))
+    numbers["sweep"] = _sweep(model, split, judge, min(sweep_n, len(judge.train)), pictures, say)
+    return evaluation
+
+
+def _conditions(model: Pipeline, split: Split, n: int) -> dict[str, Any]:
+    """Conditions for n samples: every class in turn, or held-out vectors in turn."""
+    if model.classes:
+        return {"label": np.arange(n) % len(model.classes)}
+    vectors = split.held_out.conditions.get("vector")
+    if model.denoiser.conditioner is not None and vectors is not None:
+        return {"vector": vectors[torch.arange(n) % len(vectors)]}
+    return {}
+
+
+def _timed(model: Pipeline, n: int, condition: dict[str, Any], **how: Any) -> tuple[np.ndarray, float]:
+    began = time.monotonic()
+    images = model.sample(n, seed=0, **condition, **how)
+    return images, time.monotonic() - began
+
+
+def _class_grid(model: Pipeline, split: Split, classes: int) -> np.ndarray:
+    """10 x 10 samples, one row per class (the first ten)."""
+    rows = min(classes, 10) or 10
+    condition = {"label": np.repeat(np.arange(rows), 10)} if classes else _conditions(model, split, 100)
+    return image.grid(model.sample(10 * rows, seed=0, **condition), columns=10, padding=1)
+
+
+def _trajectory(model: Pipeline, split: Split) -> tuple[np.ndarray, list[float]]:
+    """Four samples on their way from noise to data, one row each, and the times of the columns."""
+    condition = _conditions(model, split, 4)
+    times = model.times()
+    shown = [round(i) for i in np.linspace(0, len(times) - 1, min(11, len(times)))]
+    states = list(itertools.islice(model.walk(range(4), condition=condition), len(times)))
+    columns = []
+    for i in shown:
+        t = times[i]
+        scale = torch.hypot(model.denoiser.schedule.alpha(t), model.denoiser.schedule.sigma(t))
+        columns.append(image.to_array(model.codec.decode(states[i] / float(scale))))
+    rows = np.stack(columns, 1).reshape(-1, *columns[0].shape[1:])
+    return image.grid(rows, columns=len(shown), padding=2), [round(float(times[i]), 4) for i in shown]
+
+
+def _neighbours(images: Tensor, train: Tensor) -> tuple[np.ndarray, dict[str, Any]]:
+    """Eight samples, each above its three nearest training images."""
+    distances, indices = metrics.nearest(images[:8], train, k=3)
+    rows = [images[:8], *(train[indices[:, j]] for j in range(3))]
+    picture = image.grid(image.to_array(torch.cat(rows)), columns=8, padding=2)
+    return picture, {
+        "n": 8,
+        "train_n": len(train),
+        "distance": "root-mean-square difference of pixels, 0 to 255",
+        "nearest": [round(float(d), 2) for d in distances[:, 0]],
+    }
+
+
+def _guidance_row(model: Pipeline, split: Split, scale: float) -> np.ndarray:
+    """Ten samples at one guidance scale, from the same seeds and labels as every other row."""
+    return model.sample(10, seed=0, guidance=scale, **_conditions(model, split, 10))
+
+
+def _sweep(
+    model: Pipeline, split: Split, judge: Judge, n: int, pictures: dict[str, bytes | np.ndarray], say: Say
+) -> dict[str, Any]:
+    """Quality against evaluations for several samplers, conditional and unguided."""
+    condition = _conditions(model, split, n)
+    rows: list[dict[str, Any]] = []
+    shown = []
+    total = sum(len(steps) for *_, steps in SWEEP)
+    for name, sampler, grid, counts in SWEEP:
+        for steps in counts:
+            say(f"{n} samples by {name} in {steps} steps", 0.6 + 0.4 * len(rows) / total)
+            images, seconds = _timed(model, n, condition, sampler=sampler, grid=grid, steps=steps, guidance=1.0)
+            shown.append(images[:10])
+            rows.append(
+                {
+                    "sampler": name,
+                    "grid": grid,
+                    "evaluations": steps * sampler.evaluations,
+                    "frechet_distance": round(judge.distance(channels_first(images)), 4),
+                    "seconds": round(seconds, 3),
+                    "n": n,
+                }
+            )
+    baseline = judge.real(n)
+    pictures["sweep"] = plots.to_png(plots.quality(rows, baseline, judge.features_name))
+    pictures["sweep_samples"] = image.grid(np.concatenate(shown), columns=min(10, n), padding=2)
+    return {"n": n, "guidance": 1.0, "training_to_held_out": round(baseline, 4), "rows": rows}

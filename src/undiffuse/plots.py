@@ -1,0 +1,107 @@
+"""The pictures that explain: schedules, the forward process, losses, time grids, quality against evaluations."""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from undiffuse.modalities import image
+from undiffuse.noise import NoiseSource
+from undiffuse.samplers.grid import named as grid_named
+from undiffuse.schedule import Schedule, along_batch
+
+matplotlib.rcParams.update({"font.size": 9, "axes.grid": True, "grid.alpha": 0.25, "axes.spines.top": False})
+matplotlib.rcParams.update({"axes.spines.right": False, "legend.frameon": False, "figure.dpi": 110})
+
+
+def to_png(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", bbox_inches="tight")
+    return buffer.getvalue()
+
+
+def schedules(named: Mapping[str, Schedule]) -> Figure:
+    """beta (as g^2, which it is where variance is preserved), alpha, sigma and log-SNR over time."""
+    figure = Figure(figsize=(12, 2.7))
+    axes = figure.subplots(1, 4)
+    t = torch.linspace(0, 1, 403, dtype=torch.float64)[1:-1]
+    panels: tuple[tuple[str, Callable[[Schedule], Tensor]], ...] = (
+        ("beta = g²", lambda s: s.diffusion_squared(t)),
+        ("alpha", lambda s: s.alpha(t)),
+        ("sigma", lambda s: s.sigma(t)),
+        ("log-SNR", lambda s: s.log_snr(t)),
+    )
+    for axis, (title, values) in zip(axes, panels, strict=True):
+        for name, schedule in named.items():
+            axis.plot(t.numpy(), values(schedule).numpy(), label=name, linewidth=1.4)
+        axis.set(title=title, xlabel="time t (0 = data, 1 = noise)")
+    axes[0].set_yscale("log")
+    if any(float(s.sigma(1.0)) > 2 for s in named.values()):
+        axes[2].set_yscale("log")
+    if len(named) > 1:
+        axes[3].legend(fontsize=7)
+    return figure
+
+
+def forward_process(
+    schedule: Schedule, x0: Tensor, decode: Callable[[Tensor], Tensor], times: Sequence[float], seed: int = 0
+) -> np.ndarray:
+    """One sample x0 (C, H, W) with the noise of each time, side by side: uint8 (H, W', C). The same noise throughout.
+
+    Divided by sqrt(alpha^2 + sigma^2), so that every schedule stays within the range that can be shown.
+    """
+    t = torch.tensor(times, dtype=torch.float64)
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    scale = torch.hypot(alpha, sigma)
+    many = x0[None].expand(len(t), *x0.shape)
+    noise = NoiseSource([seed], x0.shape).normal("noise").expand_as(many)
+    shown = along_batch(alpha / scale, many) * many + along_batch(sigma / scale, many) * noise
+    return image.grid(image.to_array(decode(shown)), columns=len(t), padding=2)
+
+
+def losses(metrics: Sequence[Mapping[str, Any]]) -> Figure:
+    """Training and validation loss over steps, from the lines of metrics.jsonl."""
+    figure = Figure(figsize=(6, 2.8))
+    axis = figure.subplots()
+    for key, style in (("loss", {"linewidth": 1.2}), ("validation_loss", {"marker": "o", "markersize": 3})):
+        points = [(line["step"], line[key]) for line in metrics if key in line]
+        if points:
+            axis.plot(*zip(*points, strict=True), label=key.replace("_", " "), **style)
+    axis.set(xlabel="optimizer step", ylabel="loss", yscale="log")
+    axis.legend()
+    return figure
+
+
+def grids(schedule: Schedule, names: Sequence[str], steps: int, t_min: float, t_max: float = 1.0) -> Figure:
+    """Where each time grid calls the network: its levels over the log-SNR."""
+    figure = Figure(figsize=(8, 0.6 + 0.4 * len(names)))
+    axis = figure.subplots()
+    for row, name in enumerate(names):
+        points = grid_named(name, schedule, steps, t_min, t_max)[:-1]
+        levels = schedule.log_snr(points).clamp(min=-20)
+        axis.plot(levels.numpy(), np.full(len(points), row), "o", markersize=4)
+    axis.set_yticks(range(len(names)), names)
+    axis.set(xlabel="log-SNR (noise at the left, data at the right)", ylim=(-0.7, len(names) - 0.3))
+    axis.invert_yaxis()
+    return figure
+
+
+def quality(rows: Sequence[Mapping[str, Any]], baseline: float, measured: str) -> Figure:
+    """Frechet distance against evaluations and against seconds, a line per sampler, with real data as the floor."""
+    figure = Figure(figsize=(9, 3))
+    axes = figure.subplots(1, 2, sharey=True)
+    for axis, key, label in zip(axes, ("evaluations", "seconds"), ("network calls", "seconds"), strict=True):
+        for sampler in dict.fromkeys(row["sampler"] for row in rows):
+            points = [(row[key], row["frechet_distance"]) for row in rows if row["sampler"] == sampler]
+            axis.plot(*zip(*points, strict=True), marker="o", markersize=4, label=sampler)
+        axis.axhline(baseline, color="gray", linestyle="--", linewidth=1, label="real training images")
+        axis.set(xlabel=label, xscale="log", yscale="log")
+    axes[0].set_ylabel(f"Frechet distance over\n{measured}", fontsize=8)
+    axes[0].legend(fontsize=7)
+    return figure
