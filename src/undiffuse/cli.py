@@ -31,7 +31,7 @@ app = typer.Typer(
 )
 console = Console(stderr=True, highlight=False)
 # newer versions of typer carry their own copy of click; this base class is the same either way
-UsageError = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 DEMO_TRAINING_SHARE = 0.45  # of the demo's seconds; the rest is for starting, evaluating and drawing
 
 RunFolder = Annotated[Path, typer.Argument(help="A run folder, as `train` writes it.")]
@@ -112,7 +112,8 @@ def _train(recipe: config.Recipe, folder: Path) -> dict[str, Any]:
                     task,
                     total=event.total,
                     completed=event.step,
-                    note=f"loss {event.loss:.4f}  {event.images_per_second:,.0f} images/s  {_duration(event.seconds_left)}",
+                    note=f"loss {event.loss:.4f}  {event.images_per_second:,.0f} images/s  "
+                    + _duration(event.seconds_left),
                 )
     finally:
         for number, handler in before.items():
@@ -373,7 +374,9 @@ def info(
         facts = {
             "undiffuse": undiffuse.__version__,
             "torch": torch.__version__,
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads",
+            "device": torch.cuda.get_device_name()
+            if torch.cuda.is_available()
+            else f"cpu, {torch.get_num_threads()} threads",
             "recipes": list(recipes.RECIPES),
             "schedules": list(SCHEDULES),
             "predictions": list(prediction.PREDICTIONS),

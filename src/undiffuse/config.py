@@ -177,7 +177,7 @@ def validated(values: dict[str, Any]) -> Recipe:
 
 def to_yaml(values: dict[str, Any]) -> str:
     """Plain values as YAML, in their own order."""
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
 def difference(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:

@@ -34,7 +34,7 @@ Say = Callable[[str, float], None]
 
 
 class Judge:
-    """What images are measured through: a classifier trained on the real training split, or pooled pixels without labels.
+    """What images are measured through: a classifier trained on the real training split; without labels, pooled pixels.
 
     Distances go to the held-out split, which neither the model nor the classifier has been trained on.
     """

@@ -58,7 +58,9 @@ class Mixture(_Exact):
         weights = weights / weights.sum()
         eigenvalues, vectors = torch.linalg.eigh(covariances)
         if float(eigenvalues.min()) < -1e-9 * float(eigenvalues.max().clamp(min=1)):
-            raise InputError(f"covariances must be positive semi-definite; one has eigenvalue {float(eigenvalues.min()):.3g}")
+            raise InputError(
+                f"covariances must be positive semi-definite; one has eigenvalue {float(eigenvalues.min()):.3g}"
+            )
         centre = weights @ means
         spread = (weights[:, None] * ((means - centre).square() + covariances.diagonal(dim1=1, dim2=2))).sum(0)
         super().__init__(schedule, t_min, t_max, math.sqrt(float(spread.mean())))
@@ -66,7 +68,7 @@ class Mixture(_Exact):
         self.eigenvalues, self.vectors = eigenvalues.clamp(min=0), vectors
 
     def _components(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor, Tensor]:
-        """(coordinates (B, K, D) of x - alpha m_k along each eigenvector, their variances, log joint densities (B, K))."""
+        """Coordinates (B, K, D) of x - alpha m_k along the eigenvectors, variances, log joint densities (B, K)."""
         flat = x.flatten(1)
         # one device and dtype throughout: the samples'
         log_weights, means, eigenvalues, vectors = (
@@ -120,9 +122,10 @@ class Gaussian(Mixture):
         """
         now, then = self._level(x, t), self._level(x, s)
         coordinates, variances, _ = self._components(x, now)
-        after = along_batch(then.alpha, variances).square() * self.eigenvalues.to(x) + along_batch(
-            then.sigma, variances
-        ).square()
+        after = (
+            along_batch(then.alpha, variances).square() * self.eigenvalues.to(x)
+            + along_batch(then.sigma, variances).square()
+        )
         moved = torch.einsum("bke,kde->bd", coordinates * (after / variances).sqrt(), self.vectors.to(x))
         return (along_batch(then.alpha, moved) * self.means[0].to(x) + moved).reshape(x.shape)
 
@@ -159,9 +162,7 @@ class FiniteData(_Exact):
         return self._log_joint(x, self._level(x, t)).logsumexp(1)
 
 
-def solve(
-    denoiser: BaseDenoiser, x: Sample, t: float, s: float | Sequence[float], tolerance: float = 1e-11
-) -> Sample:
+def solve(denoiser: BaseDenoiser, x: Sample, t: float, s: float | Sequence[float], tolerance: float = 1e-11) -> Sample:
     """The probability-flow ODE from x (B, ...) at time t to time s, by an 8th-order method at a tight tolerance.
 
     Integrated in float64 over the angle (math.md section 4) from t down or up to s. A sequence of times gives a stack

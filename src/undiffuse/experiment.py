@@ -69,7 +69,9 @@ def sample_shape(recipe: Recipe, dataset: Dataset) -> tuple[int, int, int]:
                 f"image.size is {wanted[0]}x{wanted[1]}, but the samples of {dataset.name} are {height}x{width}"
             )
     if channels != recipe.image.channels:
-        raise InputError(f"image.channels is {recipe.image.channels}, but the samples of {dataset.name} have {channels}")
+        raise InputError(
+            f"image.channels is {recipe.image.channels}, but the samples of {dataset.name} have {channels}"
+        )
     return channels, height, width
 
 
@@ -92,7 +94,7 @@ def centred(dataset: Dataset, shape: tuple[int, int, int]) -> Tensor:
 def bf16_pays(device: torch.device) -> bool:
     """Whether this device multiplies bf16 faster than float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     # the CPU's answers are private in torch; without them float32 is always right
     features = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
     return device.type == "cpu" and any(feature() for feature in features if feature)
@@ -140,12 +142,16 @@ def open_folder(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
         return spec
     held = pipeline.read_spec(folder)
     # what the machine and the version decide may differ between the sessions of one run; the first one's holds
-    ours = {**spec, "resolved": {**spec["resolved"], **{k: held["resolved"].get(k) for k in ("precision", "undiffuse")}}}
+    ours = {
+        **spec,
+        "resolved": {**spec["resolved"], **{k: held["resolved"].get(k) for k in ("precision", "undiffuse")}},
+    }
     if held != ours:
         changes = config.difference(ours, held)
         more = f" (and {len(changes) - 3} more)" if len(changes) > 3 else ""
         raise InputError(
-            f"{folder} holds another recipe: {'; '.join(changes[:3])}{more}. Name another folder with run=, or delete it"
+            f"{folder} holds another recipe: {'; '.join(changes[:3])}{more}. "
+            "Name another folder with run=, or delete it"
         )
     return held
 
@@ -167,7 +173,7 @@ class Experiment:
             raise InputError("training needs a bound: training.steps=... or training.minutes=...")
         torch.manual_seed(training.seed)
         self.pipeline: Pipeline = pipeline.assemble(spec)
-        self._check_shape(spec)
+        self.pipeline.check_shape(self.pipeline.shape)
         self.pipeline.sampler()
         self.pipeline.times()
         self.pipeline.to(self.device)
@@ -183,14 +189,6 @@ class Experiment:
         names = Plan.__dataclass_fields__
         self.run = Run(folder, self.state, Plan(**{k: v for k, v in training.model_dump().items() if k in names}))
         self.resumed = self.run.resume()
-
-    def _check_shape(self, spec: dict[str, Any]) -> None:
-        network = self.pipeline.denoiser.network
-        if hasattr(network, "check_shape"):
-            try:
-                network.check_shape(*spec["resolved"]["shape"])
-            except ValueError as error:
-                raise InputError(str(error)) from error
 
     @property
     def finished(self) -> bool:
@@ -235,7 +233,9 @@ class Experiment:
         n = rows * 8
         label = torch.arange(n) * rows // n if classes else None
         vector = self.split.held_out.conditions.get("vector")
-        given = vector[torch.arange(n) % len(vector)] if self.recipe.condition == "vector" and vector is not None else None
+        given = (
+            vector[torch.arange(n) % len(vector)] if self.recipe.condition == "vector" and vector is not None else None
+        )
         images = self.averaged().sample(n, label=label, vector=given, steps=10)
         path = self.folder / "samples" / f"step-{step:08d}.png"
         image.save(str(path), images, metadata={"step": str(step), "seed": "0"}, overwrite=True, columns=8)

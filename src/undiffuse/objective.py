@@ -125,7 +125,7 @@ class UniformTime(TimeLaw):
 
 @dataclass(frozen=True)
 class StratifiedTime(TimeLaw):
-    """Uniform, one time in each of B equal strata by position in the batch: the same mean, less variance (VDM, 2021)."""
+    """Uniform, one time in each of B equal strata by position in the batch: less variance (VDM, 2021)."""
 
     def times(self, u: PerSample, schedule: Schedule, t_min: float, t_max: float) -> PerSample:
         position = torch.arange(len(u), dtype=torch.float64)

@@ -20,6 +20,7 @@ from undiffuse.registry import build
 from undiffuse.samplers import Sampler
 from undiffuse.weights import fill, read, write
 
+DEFAULTS: dict[str, Any] = {"sampler": "dpm++", "grid": "log-snr", "steps": 20, "guidance": 1.0}
 Images = np.ndarray  # uint8 (N, H, W) for one channel, else (N, H, W, C)
 
 
@@ -41,7 +42,16 @@ class Pipeline:
     ) -> None:
         self.denoiser, self.codec, self.name = denoiser, codec, name
         self.shape, self.classes = tuple(shape), tuple(classes)
-        self.sampling = {"sampler": "dpm++", "grid": "log-snr", "steps": 20, "guidance": 1.0} | dict(sampling or {})
+        self.sampling = {**DEFAULTS, **(sampling or {})}
+
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Raises: InputError where the network says that it cannot take samples of this shape."""
+        check = getattr(self.denoiser.network, "check_shape", None)
+        try:
+            if check is not None:
+                check(*shape)
+        except ValueError as error:
+            raise InputError(str(error)) from error
 
     def sampler(self, sampler: str | Sampler | None = None) -> Sampler:
         """A sampler by name, the default one, or the one given."""
@@ -78,13 +88,9 @@ class Pipeline:
         grid: str | None = None,
         shape: Sequence[int] | None = None,
     ) -> Iterator[Tensor]:
-        """One batch, step by step: x (B, C, H, W) as the model sees it, standing at `times(steps, grid)`, 0 included."""
+        """One batch, step by step: x (B, C, H, W) as the model sees it, at each of `times(steps, grid)`."""
         shape = self.shape if shape is None else tuple(shape)
-        if hasattr(self.denoiser.network, "check_shape"):
-            try:
-                self.denoiser.network.check_shape(*shape)
-            except ValueError as error:
-                raise InputError(str(error)) from error
+        self.check_shape(shape)
         given = {name: value for name, value in (condition or {}).items() if value is not None}
         self.denoiser.eval()
         with torch.no_grad():
@@ -169,7 +175,7 @@ def assemble(spec: Mapping[str, Any], network: nn.Module | None = None) -> Pipel
             )
         size = len(resolved["classes"]) if spec["condition"] == "label" else resolved["vector_size"]
         kind = CONDITIONS[spec["condition"]]
-        conditioner = Conditioner({spec["condition"]: kind(size, network.embedding_width)})  # type: ignore[call-arg]
+        conditioner = Conditioner({spec["condition"]: kind(size, network.embedding_width)})
     name, arguments = parts("prediction")
     arguments = {key: value for key, value in arguments.items() if value is not None}
     if name == "edm":

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from jaxtyping import Float64
 from torch import Tensor, ones_like, zeros_like
 
@@ -82,7 +83,9 @@ def _time(level: Level) -> PerSample:
 def _step(level: Level) -> PerSample:
     length = level.schedule.length
     if length is None:
-        raise InputError(f"c_noise 'step' needs a schedule that is a table, not {level.schedule!r}; use time or log-snr")
+        raise InputError(
+            f"c_noise 'step' needs a schedule that is a table, not {level.schedule!r}; use time or log-snr"
+        )
     return level.t * length - 1
 
 
@@ -132,7 +135,7 @@ class Prediction(ABC):
 
     def check(self, schedule: Schedule, t_min: float, t_max: float) -> None:
         """Refuse a range of times at whose ends x_0 or the noise cannot be told from F."""
-        level = Level(schedule, host([t_min, t_max]))
+        level = Level(schedule, torch.tensor([t_min, t_max], dtype=torch.float64))
         self.c_noise(level)
         for wanted in (x0_of(level), noise_of(level)):
             for coefficient in conversion(level, self.target(level), wanted):

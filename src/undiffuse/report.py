@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def _image(picture: bytes | np.ndarray, alt: str) -> str:
     return f'<img class="{kind}" alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
 
 
-def _table(rows: list[tuple[str, ...]], head: tuple[str, ...] = ()) -> str:
+def _table(rows: Sequence[tuple[str, ...]], head: tuple[str, ...] = ()) -> str:
     def row(cells: tuple[str, ...], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
 
@@ -84,22 +85,23 @@ def to_html(evaluation: Evaluation) -> str:
         return f'<p class="note">{html.escape(text)}</p>'
 
     big = "".join(f"<div><b>{html.escape(v)}</b>{html.escape(what)}</div>" for v, what in three_numbers(numbers))
-    parts.append(f"<h1>{html.escape(run)}</h1>{note('undiffuse ' + numbers['undiffuse'])}<div class='three'>{big}</div>")
+    parts.append(
+        f"<h1>{html.escape(run)}</h1>{note('undiffuse ' + numbers['undiffuse'])}<div class='three'>{big}</div>"
+    )
     parts.append(note(f"Measured through {numbers['measured_through']}. This is not FID, and not comparable with it."))
-    section(
-        "What was trained",
-        _table(
-            [
-                ("data", f"{trained['data']}: {trained['train_samples']:,} training, {trained['held_out_samples']:,} held out"),
-                ("files skipped as corrupt", str(trained["skipped_files"])),
-                ("training", f"{trained['steps']:,} steps of {trained['batch_size']} samples in {trained['seconds']:.0f} s"),
-                ("model", f"{trained['parameters']:,} parameters, {trained['prediction']} prediction, {trained['precision']}"),
-                ("schedule", trained["schedule"]),
-                ("sampling", f"{samples['sampler']} in {samples['steps']} steps on the grid {samples['grid']}, guidance "
-                 f"{samples['guidance']}, seeds {samples['seeds']}: {samples['n']} samples in {samples['seconds']} s"),
-            ]
+    facts = [
+        ("data", f"{trained['data']}: {trained['train_samples']:,} training, {trained['held_out_samples']:,} held out"),
+        ("files skipped as corrupt", str(trained["skipped_files"])),
+        ("training", f"{trained['steps']:,} steps of {trained['batch_size']} samples in {trained['seconds']:.0f} s"),
+        ("model", f"{trained['parameters']:,} parameters, {trained['prediction']} prediction, {trained['precision']}"),
+        ("schedule", trained["schedule"]),
+        ("sampler", f"{samples['sampler']}, {samples['steps']} steps on the grid {samples['grid']}"),
+        (
+            "samples",
+            f"{samples['n']} with guidance {samples['guidance']}, seeds {samples['seeds']}: {samples['seconds']} s",
         ),
-    )  # fmt: skip
+    ]
+    section("What was trained", _table(facts))
     section(
         "Samples",
         _image(pictures["grid"], "samples, one row per class"),
@@ -128,8 +130,9 @@ def to_html(evaluation: Evaluation) -> str:
             ("sampler", "grid", "evaluations", "Frechet distance", "seconds"),
         ),
         note(
-            f"{sweep['n']} samples a row, conditional, guidance {sweep['guidance']}; {sweep['n']} real training images are at "
-            f"{sweep['training_to_held_out']:.3f}. A distance of so few samples is biased upwards: compare within the table."
+            f"{sweep['n']} samples a row, conditional, guidance {sweep['guidance']}; {sweep['n']} real training images "
+            f"are at {sweep['training_to_held_out']:.3f}. "
+            "So few samples bias a distance upwards: compare within the table."
         ),
         _image(pictures["sweep_samples"], "samples of each row of the table"),
         note("Ten samples of each row, in the table's order, from the same seeds."),

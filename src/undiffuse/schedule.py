@@ -76,7 +76,7 @@ class Schedule(ABC):
                 f"t = {float(t[at]):.4g} to {float(log_snr[at + 1]):.4g} at t = {float(t[at + 1]):.4g}"
             )
 
-    def _check_arguments(self) -> None:
+    def _check_arguments(self) -> None:  # noqa: B027  nothing to refuse is a fine default
         """Refuse values that make no schedule, before anything is computed from them."""
 
     def time(self, log_snr: Time) -> Host:
@@ -361,7 +361,9 @@ class VariancePreserving(Schedule):
     beta_max: float = 20.0
 
     def _check_arguments(self) -> None:
-        _check(0 < self.beta_min <= self.beta_max, f"beta_min must be in (0, beta_max = {self.beta_max}]", self.beta_min)
+        _check(
+            0 < self.beta_min <= self.beta_max, f"beta_min must be in (0, beta_max = {self.beta_max}]", self.beta_min
+        )
 
     def _integrated_beta(self, t: Time) -> Host:
         t = host(t)
@@ -407,9 +409,9 @@ class _Exploding(Schedule):
 
 @dataclass(frozen=True)
 class VarianceExploding(_Exploding):
-    """The VE SDE: sigma^2 = sigma_min^2 ((sigma_max / sigma_min)^(2t) - 1), g^2 geometric in t (Song et al. 2021, eq. 30).
+    """The VE SDE, sigma^2 = sigma_min^2 ((sigma_max / sigma_min)^(2t) - 1) (Song et al. 2021, eq. 30).
 
-    The -1 makes sigma(0) = 0 without changing g^2.
+    g^2 is geometric in t; the -1 makes sigma(0) = 0 without changing it.
     """
 
     sigma_min: float = 0.01
@@ -509,7 +511,7 @@ class _ZeroTerminalContinuous(Schedule):
     base: Schedule
 
     def _check_arguments(self) -> None:
-        alpha, sigma = self.base.scales(host([-3.0, 0.0, 3.0]))
+        alpha, sigma = self.base.scales(torch.tensor([-3.0, 0.0, 3.0], dtype=torch.float64))
         if not torch.allclose(alpha.square() + sigma.square(), torch.ones_like(alpha)):
             raise InputError(f"zero terminal SNR needs a variance-preserving schedule, not {self.base!r}")
 
@@ -533,7 +535,7 @@ class _ZeroTerminalContinuous(Schedule):
 
 
 def zero_terminal_snr(base: Schedule) -> Schedule:
-    """`base` with alpha shifted and scaled so that its last value is 0 and its first is kept (Lin et al. 2024, alg. 1).
+    """`base` with alpha shifted and scaled: its last value becomes 0, its first is kept (Lin et al. 2024, alg. 1).
 
     Raises: InputError when `base` is not variance preserving.
     """
@@ -541,7 +543,7 @@ def zero_terminal_snr(base: Schedule) -> Schedule:
 
 
 def resolution_shift(size: int, reference: int = 64) -> float:
-    """The log-SNR shift that gives images of `size` pixels the noise of `reference` ones (Hoogeboom et al. 2023, eq. 8)."""
+    """The shift that gives images of `size` pixels the noise of `reference` ones (Hoogeboom et al. 2023, eq. 8)."""
     return 2 * math.log(reference / size)
 
 
@@ -561,7 +563,7 @@ SCHEDULES: dict[str, type[Schedule]] = {
 
 
 def named(name: str, *, zero_terminal: bool = False, shift: float = 0.0, **arguments: object) -> Schedule:
-    """The schedule called `name` in `SCHEDULES`, with its arguments, optionally rescaled and shifted (in that order)."""
+    """The schedule called `name` in `SCHEDULES`, with its arguments; rescaled, then shifted, where asked."""
     schedule = build("schedule", SCHEDULES, name, arguments)
     if zero_terminal:
         schedule = zero_terminal_snr(schedule)

@@ -35,7 +35,9 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             about = json.loads((file.metadata() or {}).get("undiffuse", "{}"))
             return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118  not a dict
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path} is truncated or not a safetensors file ({error}): delete it to go on without") from error
+        raise InputError(
+            f"{path} is truncated or not a safetensors file ({error}): delete it to go on without"
+        ) from error
 
 
 def fill(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:

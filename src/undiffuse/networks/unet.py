@@ -59,7 +59,7 @@ def _zero(module: nn.Module) -> nn.Module:
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(act(scale * norm(conv(act(norm(x)))) + shift)), scale and shift from the embedding; starts as identity."""
+    """x + conv(act(norm(conv(act(norm(x)))))), the second norm modulated by the embedding; starts as the identity."""
 
     def __init__(self, channels: int, out_channels: int, embedding: int, dropout: float) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ class UNet(nn.Module):
                 self.up.append(nn.Conv2d(now, now, 3, padding=1))
         self.head_norm = GroupNorm(now)
         self.head = _zero(nn.Conv2d(now, channels * patch**2, 3, padding=1))
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def check_shape(self, channels: int, height: int, width: int) -> None:
         """Raises: ValueError unless samples of this shape fit, naming the allowed sizes."""
@@ -180,7 +180,8 @@ class UNet(nn.Module):
                 below = size // self.divisor * self.divisor
                 near = [str(s) for s in (below, below + self.divisor) if s]
                 raise ValueError(
-                    f"the {name} must be a multiple of {self.divisor} for this U-Net, not {size}: use {' or '.join(near)}"
+                    f"the {name} must be a multiple of {self.divisor} for this U-Net, not {size}: "
+                    f"use {' or '.join(near)}"
                 )
 
     def forward(

@@ -1,6 +1,6 @@
 """A folder of images of any sizes, labels from its sub-folders or none.
 
-    undiffuse train folder data.path=photos image.size=64 condition=label
+undiffuse train folder data.path=photos image.size=64 condition=label
 """
 
 from undiffuse.config import Data, Image, Named, ObjectiveSection, Recipe, Sampling, Training

@@ -1,6 +1,6 @@
 """MNIST, 28x28, class-conditional, from an .npz of images and labels: 10 minutes on two CPU cores.
 
-    undiffuse train mnist data.path=mnist.npz
+undiffuse train mnist data.path=mnist.npz
 """
 
 from undiffuse.config import Data, Image, Named, ObjectiveSection, Recipe, Sampling, Training

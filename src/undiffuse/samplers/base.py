@@ -1,5 +1,6 @@
 """The contract of a sampler, and the one loop that walks a grid of times."""
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -121,7 +122,9 @@ def check_grid(denoiser: BaseDenoiser, times: Time, batch: int) -> Grid:
     if grid.ndim != 2 or len(grid) < 2 or grid.shape[1] != batch:
         raise InputError(f"a time grid has shape (N + 1,) or (N + 1, {batch}) with N >= 1, not {tuple(grid.shape)}")
     if not bool((grid[1:] < grid[:-1]).all()):
-        raise InputError(f"a time grid must fall strictly for sampling, not {[round(v, 6) for v in grid[:, 0].tolist()]}")
+        raise InputError(
+            f"a time grid must fall strictly for sampling, not {[round(v, 6) for v in grid[:, 0].tolist()]}"
+        )
     called = grid[:-1]
     denoiser.level(called[0], batch)
     denoiser.level(called[-1], batch)
@@ -150,7 +153,7 @@ def walk(
     if noise is not None and len(noise) != len(x):
         raise InputError(f"{len(noise)} seeds were given for {len(x)} samples")
     state = sampler.init(denoiser, x, grid)
-    for t, s in zip(grid[:-1], grid[1:], strict=True):
+    for t, s in itertools.pairwise(grid):
         x, state = sampler.step(denoiser, x, t, s, state, noise)
         yield x
 

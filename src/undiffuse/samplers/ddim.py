@@ -37,7 +37,9 @@ class DDIM(Linear):
         share = transition(schedule, t, s)[1] / sigma_t.square()
         kept = 1 - self.eta**2 * share
         if bool((kept < 0).any()):
-            raise InputError(f"eta = {self.eta} needs more noise than there is: at most {float(share.max()) ** -0.5:.4f} here")
+            raise InputError(
+                f"eta = {self.eta} needs more noise than there is: at most {float(share.max()) ** -0.5:.4f} here"
+            )
         of_noise = sigma_s * kept.sqrt()
         of_x0 = schedule.alpha(s) - of_noise * schedule.alpha(t) / sigma_t
         return torch.stack([of_noise / sigma_t, of_x0, self.eta * sigma_s * share.sqrt()], 1)

@@ -27,7 +27,9 @@ def _spaced(of_time: Callable[[Time], Tensor], to_time: Callable[[Tensor], Tenso
     return grid
 
 
-def _in_log_snr(of_log_snr: Callable[[Tensor], Tensor], to_log_snr: Callable[[Tensor], Tensor]) -> Callable[..., Points]:
+def _in_log_snr(
+    of_log_snr: Callable[[Tensor], Tensor], to_log_snr: Callable[[Tensor], Tensor]
+) -> Callable[..., Points]:
     """The grid that is uniform in some function of the log-SNR."""
 
     def grid(schedule: Schedule, steps: int, t_min: float, t_max: float) -> Points:

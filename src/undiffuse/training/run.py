@@ -1,8 +1,8 @@
 """A training run in a folder: checkpoints, the log, previews, and going on where it stopped.
 
-The folder holds checkpoints/step-XXXXXXXX.safetensors (the whole state, the newest two), model.safetensors (the averaged
-weights), metrics.jsonl and samples/. Every file is replaced atomically, so a run that dies at any moment goes on from
-its newest checkpoint, and on the CPU ends with the same bits as a run that was never stopped.
+The folder holds checkpoints/step-XXXXXXXX.safetensors (the whole state, the newest two), model.safetensors (the
+averaged weights), metrics.jsonl and samples/. Every file is replaced atomically, so a run that dies at any moment
+goes on from its newest checkpoint, and on the CPU ends with the same bits as a run that was never stopped.
 """
 
 import json
@@ -112,7 +112,9 @@ class Run:
     ) -> Iterator[Event]:
         """Train to the end of the plan, or until `stop`; yields an event every `log_every` steps, and saves at the end.
 
-        preview(step): draws samples from state.average. Raises: InputError when the loss is not finite, or the disk full.
+        preview(step): draws samples from state.average.
+
+        Raises: InputError when the loss is not finite, or the disk full.
         """
         state, plan = self.state, self.plan
         if plan.steps is not None:

@@ -40,8 +40,8 @@ class TrainState:
         bad = int(self.first_bad)
         if bad >= 0:
             raise InputError(
-                f"the loss became NaN or infinite at step {bad}; nothing was saved since. Lower training.learning_rate, "
-                "or set training.precision=float32"
+                f"the loss became NaN or infinite at step {bad}; nothing was saved since. "
+                "Lower training.learning_rate, or set training.precision=float32"
             )
 
     def save(self, path: Path) -> None:
@@ -56,7 +56,7 @@ class TrainState:
         write(path, tensors, about)
 
     def load(self, path: Path) -> None:
-        """Restore everything from `path`. Raises: InputError for a file that is truncated, newer, or of another model."""
+        """Restore everything from `path`. Raises: InputError for a truncated or newer file, or one of another model."""
         tensors, about = read(path)
         if about.get("format", math.inf) > FORMAT:
             raise InputError(
@@ -68,7 +68,9 @@ class TrainState:
             if name.startswith("optimizer."):
                 _, index, key = name.split(".", 2)
                 parameter = self.parameters[int(index)]
-                if value.shape == parameter.shape:  # in the parameter's memory format, which the fused optimizer assumes
+                if (
+                    value.shape == parameter.shape
+                ):  # in the parameter's memory format, which the fused optimizer assumes
                     value = torch.empty_like(parameter).copy_(value)
                 moments.setdefault(int(index), {})[key] = value
         for name, module in self._modules().items():
