@@ -1,4 +1,4 @@
-"""undiffuse: train, sample, edit, evaluate and serve diffusion models.
+"""undiffuse: train, sample and evaluate diffusion models.
 
     x_t = alpha(t) x_0 + sigma(t) noise,     t in [0, 1], 0 = data, 1 = noise
 

@@ -23,8 +23,7 @@ from undiffuse.errors import InputError, unknown
 from undiffuse.modalities import image
 
 app = typer.Typer(
-    help="Train, sample, edit, evaluate and serve diffusion models.",
-    no_args_is_help=True,
+    help="Train, sample and evaluate diffusion models.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -70,6 +69,8 @@ def train(
     if show:
         typer.echo(config.to_yaml(config.plain(chosen)), nl=False)
         return
+    if named and not named[-1]:
+        raise InputError("run= needs the path of a run folder")
     folder = Path(named[-1] if named else f"runs/{chosen.name}")
     summary = _train(chosen, folder)
     if as_json:
@@ -155,6 +156,14 @@ def parse_labels(text: str, classes: tuple[str, ...]) -> list[int]:
     return labels
 
 
+def parse_vector(text: str) -> list[float]:
+    """Numbers separated by commas. Raises: InputError."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"--vector takes numbers with commas between them, not {text!r}") from error
+
+
 def _size(text: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
     if not match:
@@ -168,6 +177,7 @@ def sample(
     n: Annotated[int, typer.Option("--n", help="How many samples.")] = 64,
     out: Annotated[str, typer.Option(help="grid.png, samples.npz, or a folder for single PNGs.")] = "samples.png",
     label: Annotated[str | None, typer.Option(help="Classes: 3, 0-9, 1,5,7 or names; spread evenly.")] = None,
+    vector: Annotated[str | None, typer.Option(help="A vector condition: numbers with commas.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Scale; 0 unconditional, 1 conditional.")] = None,
     sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, euler, heun, dpm++, euler-maruyama.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the time grid.")] = None,
@@ -186,10 +196,11 @@ def sample(
     model = undiffuse.load(run)
     if n < 1 or batch_size < 1:
         raise InputError(f"--n and --batch-size must be at least 1, not {n} and {batch_size}")
-    labels = None
+    labels, wanted = None, []
     if label is not None:
         wanted = parse_labels(label, model.classes)
         labels = np.asarray(wanted, np.int64)[np.arange(n) * len(wanted) // n]
+    numbers = None if vector is None else parse_vector(vector)
     chosen = model.sampler(sampler)
     shape = model.shape if size is None else _size(size, model.shape)
     began = time.monotonic()
@@ -201,25 +212,26 @@ def sample(
             progress.update(task, completed=done, note=f"{done}/{total}  {_duration(left)}")
 
         images = model.sample(
-            n, label=labels, guidance=guidance, sampler=chosen, steps=steps, grid=grid, seed=seed, shape=shape,
+            n, label=labels, vector=numbers, guidance=guidance, sampler=chosen, steps=steps, grid=grid, seed=seed, shape=shape,
             batch_size=batch_size, progress=show,
         )  # fmt: skip
     seconds = time.monotonic() - began
     defaults = model.sampling
-    scale = (defaults["guidance"] if label is not None else 1.0) if guidance is None else guidance
+    conditional = label is not None or vector is not None
+    scale = (defaults["guidance"] if conditional else 1.0) if guidance is None else guidance
     facts = {
         "run": str(run),
         "n": n,
         "seed": seed,
         "label": label,
+        "vector": numbers,
         "guidance": scale,
         "sampler": repr(chosen),
         "steps": steps or defaults["steps"],
         "grid": grid or defaults["grid"],
         "undiffuse": undiffuse.__version__,
     }
-    spread = label is not None and n % len(set(labels.tolist() if labels is not None else [0])) == 0
-    columns = n // len(wanted) if spread and len(wanted) > 1 else None
+    columns = n // len(wanted) if len(wanted) > 1 and n % len(wanted) == 0 else None  # one row per class
     image.save(out, images, labels, {"undiffuse": json.dumps(facts)}, overwrite, columns)
     if as_json:
         typer.echo(json.dumps({**facts, "out": out, "seconds": round(seconds, 3)}))
@@ -416,7 +428,11 @@ def info(
 def main(arguments: list[str] | None = None) -> None:
     """Run the program; exits with 0, or 2 and one line on standard error for bad input."""
     try:
-        code = app(args=arguments, prog_name="undiffuse", standalone_mode=False)
+        code = app(
+            args=(sys.argv[1:] if arguments is None else arguments) or ["--help"],
+            prog_name="undiffuse",
+            standalone_mode=False,
+        )
     except (InputError, UsageError) as error:
         message = str(error) if isinstance(error, InputError) else error.format_message()  # type: ignore[attr-defined]
         print(f"undiffuse: {' '.join(message.split())}", file=sys.stderr)

@@ -183,14 +183,22 @@ class Denoiser(BaseDenoiser):
         return Estimate(x_t.to(wide), output.to(wide), level, self.prediction.target(level))
 
 
-class Given(BaseDenoiser):
+class Wrapper(BaseDenoiser):
+    """A denoiser made from another, with its schedule, range and data: what guidance is."""
+
+    def __init__(self, denoiser: BaseDenoiser) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.schedule, self.data_std = denoiser.schedule, denoiser.data_std
+        self.t_min, self.t_max = denoiser.t_min, denoiser.t_max
+
+
+class Given(Wrapper):
     """A denoiser with its condition filled in."""
 
     def __init__(self, denoiser: BaseDenoiser, condition: Encoded) -> None:
-        super().__init__()
-        self.denoiser, self.condition = denoiser, condition
-        self.schedule, self.data_std = denoiser.schedule, denoiser.data_std
-        self.t_min, self.t_max = denoiser.t_min, denoiser.t_max
+        super().__init__(denoiser)
+        self.condition = condition
 
     def encode(self, condition: Mapping[str, object], drop: Bool[Tensor, " batch"] | None = None) -> Encoded:
         if condition:

@@ -162,10 +162,12 @@ class FiniteData(_Exact):
         return self._log_joint(x, self._level(x, t)).logsumexp(1)
 
 
-def solve(denoiser: BaseDenoiser, x: Sample, t: float, s: float | Sequence[float], tolerance: float = 1e-11) -> Sample:
+def solve(
+    denoiser: BaseDenoiser, x: Sample, t: float, s: float | Sequence[float], tolerance: float = 1e-11
+) -> Float[Tensor, "..."]:
     """The probability-flow ODE from x (B, ...) at time t to time s, by an 8th-order method at a tight tolerance.
 
-    Integrated in float64 over the angle (math.md section 4) from t down or up to s. A sequence of times gives a stack
+    Integrated in float64 over the angle (docs/mathematics.md section 4) from t down or up to s. A sequence of times gives a stack
     (len(s), B, ...). The times must lie in (0, 1]: at s = 0 the limit is the step x0_hat from a tiny time.
     """
     times = [float(v) for v in (s if isinstance(s, Sequence) else [s])]

@@ -23,6 +23,7 @@ from undiffuse.registry import build
 from undiffuse.training import Event, Plan, Run, TrainState
 
 VALIDATION_SAMPLES = 1024
+VALIDATION_SEEDS = 1 << 62  # above every seed of training, so that the streams are others
 
 
 def load_data(recipe: Recipe) -> Split:
@@ -112,10 +113,15 @@ def whole(recipe: Recipe, split: Split, device: torch.device) -> dict[str, Any]:
     vectors = split.train.conditions.get("vector")
     if recipe.condition == "label" and not split.train.classes:
         raise InputError(f"condition=label needs labels, but {split.train.name} has none; use condition=none")
+    if recipe.condition == "vector" and vectors is None:
+        raise InputError(f"condition=vector needs vectors, but {split.train.name} has none; use condition=none")
     precision = recipe.training.precision
     if precision == "auto":
         precision = "bfloat16" if bf16_pays(device) else "float32"
-    return config.plain(recipe) | {
+    values = config.plain(recipe)
+    if recipe.data.path is not None:  # the run can then be evaluated from any folder
+        values["data"]["path"] = str(Path(recipe.data.path).resolve())
+    return values | {
         "resolved": {
             "shape": list(shape),
             "classes": list(split.train.classes) if recipe.condition == "label" else [],
@@ -137,7 +143,7 @@ def open_folder(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
     path = folder / "recipe.yaml"
     if not path.is_file():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise InputError(f"{folder} exists and is not a run folder (it has no recipe.yaml): name another with run=")
+            raise InputError(f"{folder} exists and is not a run folder (it has no recipe.yaml): name another")
         write_text(path, config.to_yaml(spec))
         return spec
     held = pipeline.read_spec(folder)
@@ -151,7 +157,7 @@ def open_folder(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
         more = f" (and {len(changes) - 3} more)" if len(changes) > 3 else ""
         raise InputError(
             f"{folder} holds another recipe: {'; '.join(changes[:3])}{more}. "
-            "Name another folder with run=, or delete it"
+            "Name another run folder, or delete this one"
         )
     return held
 
@@ -174,8 +180,7 @@ class Experiment:
         torch.manual_seed(training.seed)
         self.pipeline: Pipeline = pipeline.assemble(spec)
         self.pipeline.check_shape(self.pipeline.shape)
-        self.pipeline.sampler()
-        self.pipeline.times()
+        self.pipeline.check_sampling()
         self.pipeline.to(self.device)
         objective = Objective(
             build("weight", WEIGHTS, **_parts(section.weight)),
@@ -218,7 +223,7 @@ class Experiment:
             here = slice(first, min(first + 256, count))
             encoded = self.pipeline.codec.encode(samples[here].to(self.device))
             conditions = {name: values[here] for name, values in dataset.conditions.items()}
-            yield encoded, conditions, torch.arange(here.start, here.stop)
+            yield encoded, conditions, VALIDATION_SEEDS + torch.arange(here.start, here.stop)
 
     def averaged(self) -> Pipeline:
         """The pipeline with the averaged weights as they stand."""

@@ -54,6 +54,7 @@ class NoiseSource:
             raise InputError(f"seeds must be one integer per sample, of shape (B,), not {tuple(words.shape)}")
         if words.device.type == "cpu" and bool((words < 0).any()):
             raise InputError(f"seeds must be in [0, 2^63), not {int(words.min())}")
+        self.seeds = words  # where they were given
         words = words.to(device)
         self.shape, self.device = tuple(shape), words.device
         self.dtype = torch.float64 if dtype == torch.float64 else torch.float32

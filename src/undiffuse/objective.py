@@ -22,7 +22,7 @@ from undiffuse.errors import InputError
 from undiffuse.noise import NoiseSource
 from undiffuse.prediction import Level, Prediction
 from undiffuse.registry import build
-from undiffuse.schedule import Schedule, along_batch, host
+from undiffuse.schedule import Schedule, along_batch
 
 PerSample = Float64[Tensor, " batch"]
 
@@ -213,7 +213,8 @@ class Objective(nn.Module):
 
         uniform: the draws behind the times, where the time law must see more of the batch than `source` holds.
         """
-        u = host(source.uniform("time")) if uniform is None else uniform
+        # drawn on the host, where times live, so that nothing waits for the device
+        u = NoiseSource(source.seeds, (), "cpu", torch.float64).uniform("time") if uniform is None else uniform
         t = self.times.times(u, denoiser.schedule, denoiser.t_min, denoiser.t_max)
         noise = source.normal("noise")
         if self.offset:

@@ -53,6 +53,11 @@ class Pipeline:
         except ValueError as error:
             raise InputError(str(error)) from error
 
+    def check_sampling(self) -> None:
+        """Raises: InputError where the defaults of sampling cannot start on this schedule and range."""
+        x = torch.zeros(1, *self.shape)
+        self.sampler().init(self.denoiser, x, self.times()[:, None])
+
     def sampler(self, sampler: str | Sampler | None = None) -> Sampler:
         """A sampler by name, the default one, or the one given."""
         chosen = self.sampling["sampler"] if sampler is None else sampler

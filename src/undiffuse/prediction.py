@@ -5,7 +5,7 @@ Everything a network can predict about x_t = alpha x_0 + sigma noise is a combin
     F = a x_0 + b noise          (a, b) = the prediction's `target`
 
 Two equations, two unknowns: x_t and F give x_0, the noise, the score and all the rest by one 2 x 2 solve, `conversion`.
-There is no other place where parameterizations meet. math.md section 2 lists the closed forms.
+There is no other place where parameterizations meet. docs/mathematics.md section 2 lists the closed forms.
 """
 
 from abc import ABC, abstractmethod

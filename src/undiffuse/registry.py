@@ -7,6 +7,7 @@ from typing import TypeVar
 from undiffuse.errors import InputError, unknown
 
 T = TypeVar("T")
+_PLAIN: dict[object, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,)}
 
 
 def build(kind: str, registry: Mapping[str, type[T]], name: str, arguments: Mapping[str, object]) -> T:
@@ -21,4 +22,13 @@ def build(kind: str, registry: Mapping[str, type[T]], name: str, arguments: Mapp
     missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in arguments]
     if missing:
         raise InputError(f"{kind} {name} needs {', '.join(missing)}")
-    return cls(**arguments)
+    for key, value in arguments.items():
+        annotation = parameters[key].annotation
+        if annotation in _PLAIN and (not isinstance(value, _PLAIN[annotation]) or isinstance(value, bool)):
+            raise InputError(f"{key} of {kind} {name} must be of type {annotation.__name__}, not {value!r}")
+    try:
+        return cls(**arguments)
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{kind} {name}: {error}") from error

@@ -14,8 +14,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
-
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -31,7 +29,10 @@ FINEST_NOISE_TO_SIGNAL = 0.002  # sigma_min of Karras et al. 2022 (table 1) for 
 
 def host(value: Time) -> Host:
     """`value` as a float64 tensor on the host."""
-    return torch.as_tensor(value).to(device="cpu", dtype=torch.float64)
+    # not as_tensor(value).to(float64): a Python float would pass through float32
+    if isinstance(value, Tensor):
+        return value.to(device="cpu", dtype=torch.float64)
+    return torch.tensor(value, dtype=torch.float64)
 
 
 def along_batch(coefficient: Float64[Tensor, " batch"], like: Tensor) -> Tensor:
@@ -127,9 +128,12 @@ class Schedule(ABC):
 
 
 def _derivative(function: Callable[[Time], Host], t: Time) -> Host:
-    """d function / dt by forward-mode differentiation: exact, and one rule for every schedule."""
-    primal = host(t)
-    return cast(Tensor, torch.func.jvp(function, (primal,), (torch.ones_like(primal),))[1])
+    """d function / dt by automatic differentiation: exact, and one rule for every schedule."""
+    with torch.enable_grad():
+        times = host(t).detach().clone().requires_grad_()
+        # each value depends on its own time alone, so the gradient of the sum holds every derivative
+        (slope,) = torch.autograd.grad(function(times).sum(), times)
+    return slope
 
 
 def _check(holds: bool, what: str, given: object) -> None:
@@ -171,9 +175,10 @@ class Discrete(Schedule):
         table, position = self._table, host(t) * self.length
         below = position.detach().floor().long().clamp(1, self.length - 1)
         left, right, fraction = table[below - 1], table[below], position - below
-        between = left + fraction * (right - left)
+        ends = right.isneginf()
+        between = left + fraction * (torch.where(ends, left, right) - left)  # kept finite: it is differentiated too
         to_zero_signal = left + 2 * torch.log1p(-fraction)
-        inner = torch.where(right.isneginf(), to_zero_signal, between)
+        inner = torch.where(ends, to_zero_signal, between)
         return torch.where(position < 1, table[0] - 2 * torch.log(position), inner)
 
     def _time(self, log_snr: Host) -> Host:
@@ -224,10 +229,12 @@ class _FromBetas(Discrete):
         _check(self.steps >= 2, "a table needs at least 2 steps", self.steps)
         betas = self._betas()
         if not bool(((betas > 0) & (betas < 1)).all()):
-            worst = betas[~((betas > 0) & (betas < 1))][0]
+            least, most = float(betas.min()), float(betas.max())
+            if least <= 0:
+                raise InputError(f"{self!r}: beta must be in (0, 1), but reaches {least:.4g}")
             raise InputError(
-                f"{self!r}: beta must be in (0, 1), but reaches {float(worst):.4g}; betas are scaled by 1000 / steps, "
-                f"so use more than {math.floor(float(worst) * self.steps)} steps or smaller betas"
+                f"{self!r}: beta must be in (0, 1), but reaches {most:.4g}; betas are scaled by 1000 / steps, "
+                f"so use more than {math.floor(most * self.steps * (1 + 1e-12))} steps or smaller betas"
             )
 
     @cached_property

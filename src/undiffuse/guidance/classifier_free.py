@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from undiffuse.denoiser import BaseDenoiser, Encoded, Estimate, Sample
+from undiffuse.denoiser import BaseDenoiser, Encoded, Estimate, Sample, Wrapper
 from undiffuse.errors import InputError
 from undiffuse.schedule import Time, along_batch, host
 
 
-class ClassifierFree(BaseDenoiser):
+class ClassifierFree(Wrapper):
     """guided = null + scale (conditional - null), both from one evaluation of twice the batch.
 
     scale: a number, or one per sample (B,): 0 is unconditional, 1 plain conditional, above 1 guided. (In the form
@@ -22,12 +22,10 @@ class ClassifierFree(BaseDenoiser):
     """
 
     def __init__(self, denoiser: BaseDenoiser, scale: float | Float[Tensor, " batch"]) -> None:
-        super().__init__()
-        self.denoiser, self.scale = denoiser, host(scale)
+        super().__init__(denoiser)
+        self.scale = host(scale)
         if not bool(self.scale.isfinite().all()):
             raise InputError(f"the guidance scale must be finite, not {scale}")
-        self.schedule, self.data_std = denoiser.schedule, denoiser.data_std
-        self.t_min, self.t_max = denoiser.t_min, denoiser.t_max
 
     def encode(self, condition: Mapping[str, object], drop: Bool[Tensor, " batch"] | None = None) -> Encoded:
         """Per input (B, 2, ...): the null, then the condition."""

@@ -70,10 +70,11 @@ class ResidualBlock(nn.Module):
         self.conv_out = _zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
 
-    def forward(self, x: Image, embedding: Float[Tensor, "batch width"]) -> Image:
+    def forward(self, x: Image, embedding: Float[Tensor, "batch embedding"]) -> Float[Tensor, "batch out height width"]:
         h = self.conv_in(F.silu(self.norm_in(x)))
         h = self.norm_out(h, self.modulation(embedding))
-        return self.skip(x) + self.conv_out(self.dropout(F.silu(h)))
+        out: Tensor = self.skip(x) + self.conv_out(self.dropout(F.silu(h)))
+        return out
 
 
 class Attention(nn.Module):
@@ -92,7 +93,8 @@ class Attention(nn.Module):
         qkv = self.qkv(self.norm(x)).permute(0, 2, 3, 1).reshape(batch, height * width, 3, self.heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, height, width, channels)
-        return x + self.projection(h.permute(0, 3, 1, 2))
+        out: Tensor = x + self.projection(h.permute(0, 3, 1, 2))
+        return out
 
 
 class Stage(nn.Module):
@@ -105,7 +107,7 @@ class Stage(nn.Module):
         self.block = ResidualBlock(channels, out_channels, embedding, dropout)
         self.attention = Attention(out_channels, head_width) if attention else None
 
-    def forward(self, x: Image, embedding: Float[Tensor, "batch width"]) -> Image:
+    def forward(self, x: Image, embedding: Float[Tensor, "batch embedding"]) -> Float[Tensor, "batch out height width"]:
         x = self.block(x, embedding)
         return x if self.attention is None else self.attention(x)
 
@@ -135,6 +137,16 @@ class UNet(nn.Module):
         head_width: int = 32,
     ) -> None:
         super().__init__()
+        sizes = {"channels": channels, "width": width, "blocks": blocks, "patch": patch, "head_width": head_width}
+        for name, size in [*sizes.items(), *(("multipliers", m) for m in multipliers)]:
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"{name} must be whole numbers from 1, not {size!r}")
+        if not multipliers:
+            raise ValueError("multipliers must name at least one level")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), not {dropout}")
+        if width % 2:
+            raise ValueError(f"width must be even, for sines and cosines, not {width}")
         attends = [attention] * len(multipliers) if isinstance(attention, bool) else list(attention)
         if len(attends) != len(multipliers):
             raise ValueError(f"attention must say yes or no for each of {len(multipliers)} levels, not {len(attends)}")
@@ -165,8 +177,9 @@ class UNet(nn.Module):
             for _ in range(blocks + 1):
                 self.up.append(stage(now + skips.pop(), width * multiplier, attend))
                 now = width * multiplier
-            if level:
-                self.up.append(nn.Conv2d(now, now, 3, padding=1))
+            if level:  # to the width of the level above before its pixels, four times as many, are worked on
+                self.up.append(nn.Conv2d(now, width * multipliers[level - 1], 3, padding=1))
+                now = width * multipliers[level - 1]
         self.head_norm = GroupNorm(now)
         self.head = _zero(nn.Conv2d(now, channels * patch**2, 3, padding=1))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

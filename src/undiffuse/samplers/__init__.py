@@ -2,7 +2,7 @@
 
 from undiffuse.registry import build
 from undiffuse.samplers import grid
-from undiffuse.samplers.base import Sampler, State, sample, walk
+from undiffuse.samplers.base import LinearSampler, Sampler, State, sample, walk
 from undiffuse.samplers.ddim import DDIM
 from undiffuse.samplers.ddpm import DDPM
 from undiffuse.samplers.euler_maruyama import EulerMaruyama
@@ -26,6 +26,6 @@ def named(name: str, **arguments: object) -> Sampler:
 
 
 __all__ = [
-    "DDIM", "DDPM", "GRIDS", "SAMPLERS", "DPMSolverPlusPlus", "Euler", "EulerMaruyama", "Heun", "Sampler", "State",
+    "DDIM", "DDPM", "GRIDS", "SAMPLERS", "DPMSolverPlusPlus", "Euler", "EulerMaruyama", "Heun", "LinearSampler", "Sampler", "State",
     "grid", "named", "sample", "walk",
 ]  # fmt: skip

@@ -81,7 +81,7 @@ class Sampler(ABC):
 
 
 @dataclass(frozen=True)
-class Linear(Sampler):
+class LinearSampler(Sampler):
     """Samplers whose step is a fixed combination, one evaluation each (DDPM, DDIM, multistep, Euler-Maruyama):
 
         x_s = c_x x_t + sum_j c_j x0_hat(j levels ago) + c_z z
@@ -131,7 +131,6 @@ def check_grid(denoiser: BaseDenoiser, times: Time, batch: int) -> Grid:
     return grid
 
 
-@torch.no_grad()
 def walk(
     denoiser: BaseDenoiser,
     sampler: Sampler,
@@ -154,7 +153,8 @@ def walk(
         raise InputError(f"{len(noise)} seeds were given for {len(x)} samples")
     state = sampler.init(denoiser, x, grid)
     for t, s in itertools.pairwise(grid):
-        x, state = sampler.step(denoiser, x, t, s, state, noise)
+        with torch.no_grad():  # not while the caller holds x
+            x, state = sampler.step(denoiser, x, t, s, state, noise)
         yield x
 
 

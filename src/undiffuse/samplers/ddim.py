@@ -7,13 +7,13 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from undiffuse.errors import InputError
-from undiffuse.samplers.base import Grid, Linear
+from undiffuse.samplers.base import Grid, LinearSampler
 from undiffuse.samplers.ddpm import transition
 from undiffuse.schedule import Schedule
 
 
 @dataclass(frozen=True)
-class DDIM(Linear):
+class DDIM(LinearSampler):
     """x_s = alpha_s x0_hat + sqrt(sigma_s^2 - eta^2 var) eps_hat + eta sqrt(var) z, var = beta-tilde (eq. 12 and 16).
 
     eta: 0 is deterministic, 1 is ancestral sampling with beta-tilde; above 1 is allowed as far as the root is real.

@@ -8,20 +8,20 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from undiffuse.errors import unknown
-from undiffuse.samplers.base import Grid, Linear, PerSample
-from undiffuse.schedule import Schedule
+from undiffuse.samplers.base import Grid, LinearSampler
+from undiffuse.schedule import Host, Schedule
 
 VARIANCES = ("beta-tilde", "beta")
 
 
-def transition(schedule: Schedule, t: Tensor, s: Tensor) -> tuple[PerSample, PerSample]:
-    """(alpha_ts, var_ts) of q(x_t | x_s) = N(alpha_ts x_s, var_ts), s < t (math.md section 1)."""
+def transition(schedule: Schedule, t: Host, s: Host) -> tuple[Host, Host]:
+    """(alpha_ts, var_ts) of q(x_t | x_s) = N(alpha_ts x_s, var_ts), s < t (docs/mathematics.md section 1)."""
     gap = schedule.half_log_snr(s) - schedule.half_log_snr(t)
     return schedule.alpha(t) / schedule.alpha(s), -schedule.sigma(t).square() * torch.expm1(-2 * gap)
 
 
 @dataclass(frozen=True)
-class DDPM(Linear):
+class DDPM(LinearSampler):
     """Draws from the posterior q(x_s | x_t, x0_hat) (eq. 6 and 7 of Ho et al. 2020, for any pair of levels).
 
     variance: "beta-tilde", the posterior's own, exact for data that is a point; or "beta", var_ts, exact for data of

@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from undiffuse.samplers.base import Grid, Linear
+from undiffuse.samplers.base import Grid, LinearSampler
 from undiffuse.schedule import Schedule
 
 
 @dataclass(frozen=True)
-class EulerMaruyama(Linear):
+class EulerMaruyama(LinearSampler):
     """dx = [f x - g^2 score] dt + g dw with time running down, in the schedule's own time: weak order 1.
 
     score = (alpha x0_hat - x) / sigma^2. Where alpha = 0, f and g^2 are infinite: start at an earlier time.

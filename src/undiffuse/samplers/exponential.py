@@ -15,7 +15,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from undiffuse.errors import InputError, unknown
-from undiffuse.samplers.base import Grid, Linear
+from undiffuse.samplers.base import Grid, LinearSampler
 from undiffuse.schedule import Schedule
 
 WEIGHTS = ("exact", "midpoint")
@@ -40,7 +40,7 @@ def polynomial_weights(nodes: Tensor, h: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class DPMSolverPlusPlus(Linear):
+class DPMSolverPlusPlus(LinearSampler):
     """DPM-Solver++ multistep: orders 1 (DDIM), 2 (2M) and 3 (3M).
 
     weights: "exact" integrates the polynomial exactly; "midpoint" is the published 2M (order 2 only), which integrates

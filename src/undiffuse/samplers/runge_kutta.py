@@ -1,7 +1,7 @@
 """Runge-Kutta methods on the probability-flow ODE: Euler and Heun.
 
 The ODE is integrated in a scaled variable z = x / scale over a variable u in which it is smooth, never over table time,
-whose kinks cost Heun its second order (math.md section 4):
+whose kinks cost Heun its second order (docs/mathematics.md section 4):
 
     angle   z = x / sqrt(alpha^2 + sigma^2),  u = atan2(sigma, alpha):   dz/du = cos(u) eps_hat - sin(u) x0_hat
     ratio   z = x / alpha,                    u = sigma / alpha:         dz/du = eps_hat         (Karras et al. 2022)
@@ -19,7 +19,7 @@ from torch import Tensor
 from undiffuse.denoiser import BaseDenoiser, Sample
 from undiffuse.errors import unknown
 from undiffuse.noise import NoiseSource
-from undiffuse.samplers.base import Grid, Linear, PerSample, Sampler, State
+from undiffuse.samplers.base import Grid, LinearSampler, PerSample, Sampler, State
 from undiffuse.schedule import Schedule, along_batch
 
 VARIABLES = ("angle", "ratio")
@@ -36,7 +36,7 @@ def scaled_ode(schedule: Schedule, times: Grid, variable: str) -> tuple[Tensor, 
 
 
 @dataclass(frozen=True)
-class Euler(Linear):
+class Euler(LinearSampler):
     """z_s = z_t + (u_s - u_t) dz/du. Over the ratio this is DDIM."""
 
     variable: Literal["angle", "ratio"] = "angle"

@@ -158,11 +158,11 @@ class Run:
                 yield Event(state.step, state.total, mean, images_per_second, left)
             if state.step % plan.validate_every == 0 or done:
                 self.log(step=state.step, **validation_loss(state, held_out))
+            if state.step % plan.checkpoint_every == 0 or done or self.stopping:
+                self.save()
             if preview and (state.step % plan.sample_every == 0 or done):
                 state.check_finite()
                 preview(state.step)
-            if state.step % plan.checkpoint_every == 0 or done or self.stopping:
-                self.save()
             if self.stopping:
                 return
 

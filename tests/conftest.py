@@ -1,0 +1,73 @@
+"""What every test shares: shape checks of the algebra's signatures at run time, and the registries as parameters.
+
+A test that takes one of these arguments runs for every entry of a registry, so a newcomer's tests are already written:
+
+    any_schedule    SCHEDULES, and schedules derived from them
+    any_sampler     SAMPLERS in all their variants; `any_solver` those without noise, `any_stochastic` those with it
+"""
+
+import functools
+import sys
+import types
+
+import jaxtyping
+import pytest
+import torch
+from beartype import BeartypeConf, beartype
+
+CHECKED = [
+    "schedule", "prediction", "denoiser", "noise", "exact", "objective", "samplers", "guidance", "conditioning",
+    "networks",
+]  # fmt: skip
+# the hook wants an importable name; ours takes an int where a float is asked for, as Python does
+sys.modules["signature_checks"] = types.ModuleType("signature_checks")
+sys.modules["signature_checks"].check = beartype(conf=BeartypeConf(is_pep484_tower=True))
+jaxtyping.install_import_hook([f"undiffuse.{name}" for name in CHECKED], "signature_checks.check")
+torch.set_num_threads(1)
+
+from undiffuse import samplers, schedule  # noqa: E402  after the hook
+
+ARGUMENTS = {"table": {"alpha_bar": (0.99, 0.9, 0.6, 0.3, 0.1, 0.01)}}
+VARIANTS = {
+    "ddpm": [{"variance": "beta-tilde"}, {"variance": "beta"}],
+    "ddim": [{}, {"eta": 0.5}, {"eta": 1.0}],
+    "euler": [{"variable": "angle"}, {"variable": "ratio"}],
+    "heun": [{"variable": "angle"}, {"variable": "ratio"}],
+    "dpm++": [{"order": 1}, {"order": 2}, {"order": 2, "weights": "midpoint"}, {"order": 3}],
+}
+
+
+@functools.cache
+def _schedules():
+    made = {name: schedule.named(name, **ARGUMENTS.get(name, {})) for name in schedule.SCHEDULES}
+    for name in ("linear", "cosine-table", "table", "cosine", "vp"):
+        made[f"{name}, zero terminal"] = schedule.zero_terminal_snr(made[name])
+    for name in ("linear", "cosine", "sub-vp", "flow"):
+        made[f"{name}, shifted"] = schedule.LogSNRShift(made[name], -1.5)
+    return made
+
+
+@functools.cache
+def _samplers():
+    made = [samplers.named(name, **chosen) for name in samplers.SAMPLERS for chosen in VARIANTS.get(name, [{}])]
+    return {repr(sampler): sampler for sampler in made}
+
+
+@pytest.fixture
+def unchecked():
+    """The signatures' checks switched off, to see what the code itself says of a value of the wrong type."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def pytest_generate_tests(metafunc):
+    cases = {
+        "any_schedule": _schedules(),
+        "any_sampler": _samplers(),
+        "any_solver": {name: sampler for name, sampler in _samplers().items() if not sampler.stochastic},
+        "any_stochastic": {name: sampler for name, sampler in _samplers().items() if sampler.stochastic},
+    }
+    for argument, made in cases.items():
+        if argument in metafunc.fixturenames:
+            metafunc.parametrize(argument, list(made.values()), ids=list(made))

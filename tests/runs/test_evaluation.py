@@ -1,0 +1,55 @@
+"""The evaluation and the report of a small run: every picture there, every number with its sample size."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from undiffuse import evaluation, report
+from undiffuse.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def result(run: Path) -> evaluation.Evaluation:
+    patch = pytest.MonkeyPatch()
+    patch.setattr(evaluation, "FULL_STEPS", 12)
+    patch.setattr(
+        evaluation, "SWEEP", tuple((name, sampler, grid, (2, 3)) for name, sampler, grid, _ in evaluation.SWEEP)
+    )
+    made = evaluation.evaluate(run, n=40, sweep_n=20)
+    patch.undo()
+    return made
+
+
+def test_every_number_has_its_sample_size(result: evaluation.Evaluation) -> None:
+    numbers = result.numbers
+    assert numbers["samples"]["n"] == 40
+    assert numbers["frechet_distance"]["n"] == 40
+    assert numbers["frechet_distance"]["held_out_n"] == 359
+    assert numbers["label_agreement"]["n"] == 40
+    assert numbers["sweep"]["n"] == 20
+    assert {row["evaluations"] for row in numbers["sweep"]["rows"]} == {2, 3}
+    assert numbers["trained"]["train_samples"] + numbers["trained"]["held_out_samples"] == 1797
+    assert "trained on 1,438 real training images" in numbers["measured_through"]
+
+
+def test_the_report_is_one_file_with_its_pictures_inside(run: Path, result: evaluation.Evaluation) -> None:
+    path = report.write(run, result)
+    page = path.read_text()
+    assert json.loads((run / "evaluation.json").read_text()) == json.loads(json.dumps(result.numbers))
+    assert page.count("data:image/png;base64,") == len(result.pictures) == 10
+    assert not re.search(r"(src|href)=\"(?!data:)", page)
+    assert "This is not FID" in page
+
+
+def test_an_early_deadline_shrinks_the_sweep(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "FULL_STEPS", 2)
+    monkeypatch.setattr(evaluation, "SWEEP", evaluation.SWEEP[:1])
+    made = evaluation.evaluate(run, n=10, sweep_n=50, deadline=0.0)
+    assert made.numbers["sweep"]["n"] == 32
+
+
+def test_one_sample_is_too_few(run: Path) -> None:
+    with pytest.raises(InputError, match="at least 2 samples, not 1"):
+        evaluation.evaluate(run, n=1)

@@ -1,0 +1,63 @@
+"""Recipes: printed whole, read back the same, changed by strict names."""
+
+from pathlib import Path
+
+import pytest
+
+from undiffuse import InputError, config, recipes
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_a_recipe_survives_its_own_printing(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(config.to_yaml(config.plain(recipes.named(name))))
+    assert config.plain(recipes.named(str(path))) == config.plain(recipes.named(name))
+
+
+def test_overrides_reach_every_depth() -> None:
+    changed = recipes.named("digits").changed(
+        ["training.steps=7", "training.minutes=null", "schedule=flow", "prediction.name=flow", "network.width=32"]
+    )
+    assert changed.training.steps == 7
+    assert config.plain(changed)["schedule"] == {"name": "flow"}
+    assert config.plain(changed)["network"]["width"] == 32
+    assert config.plain(recipes.named("digits"))["network"]["width"] != 32
+    sectioned = recipes.named("digits").changed(["objective.weight={name: min-snr, gamma: 3}", "image.size=[8, 8]"])
+    assert config.plain(sectioned)["objective"]["weight"] == {"name": "min-snr", "gamma": 3}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainin.steps=3", "did you mean 'training'"),
+        ("training.step=3", "did you mean 'training.steps'"),
+        ("training.steps", "form key=value"),
+        ("training.steps=many", "training.steps='many'"),
+        ("training.steps=-1", "training.steps=-1: input should be greater than or equal to 1"),
+        ("training.steps=3", "not both"),
+        ("training.steps.more=3", "holds a value, not a section"),
+        ("network=unet2", "unknown network 'unet2': did you mean 'unet'"),
+        ("schedule=cosin", "did you mean 'cosine'"),
+        ("prediction=w", "unknown prediction 'w'"),
+        ("objective.weight=minsnr", "did you mean 'min-snr'"),
+        ("sampling.sampler=dpm", "did you mean"),
+        ("sampling.grid=karass", "did you mean 'karras'"),
+        ("condition=labels", "did you mean 'label'"),
+        ("data.source=foldr", "did you mean 'folder'"),
+        ("image.crop=middle", "image.crop='middle'"),
+        ("objective.drop=2", "objective.drop=2"),
+        ("training.learning_rate=.nan", "training.learning_rate=nan"),
+        ("data.path=[", "cannot be read"),
+    ],
+)
+def test_what_is_not_allowed_is_named(override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        recipes.named("digits").changed([override])
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_recipe_offers_the_nearest() -> None:
+    with pytest.raises(InputError, match="did you mean 'mnist'"):
+        recipes.named("mnst")
+    with pytest.raises(InputError, match="cannot be read"):
+        recipes.named("nowhere.yaml")
