@@ -212,8 +212,8 @@ def sample(
             progress.update(task, completed=done, note=f"{done}/{total}  {_duration(left)}")
 
         images = model.sample(
-            n, label=labels, vector=numbers, guidance=guidance, sampler=chosen, steps=steps, grid=grid, seed=seed, shape=shape,
-            batch_size=batch_size, progress=show,
+            n, label=labels, vector=numbers, guidance=guidance, sampler=chosen, steps=steps, grid=grid, seed=seed,
+            shape=shape, batch_size=batch_size, progress=show,
         )  # fmt: skip
     seconds = time.monotonic() - began
     defaults = model.sampling

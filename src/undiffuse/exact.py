@@ -167,8 +167,8 @@ def solve(
 ) -> Float[Tensor, "..."]:
     """The probability-flow ODE from x (B, ...) at time t to time s, by an 8th-order method at a tight tolerance.
 
-    Integrated in float64 over the angle (docs/mathematics.md section 4) from t down or up to s. A sequence of times gives a stack
-    (len(s), B, ...). The times must lie in (0, 1]: at s = 0 the limit is the step x0_hat from a tiny time.
+    Integrated in float64 over the angle (docs/mathematics.md section 4) from t down or up to s. A sequence of times
+    gives a stack (len(s), B, ...). The times must lie in (0, 1]: towards 0 the limit is x0_hat at a tiny time.
     """
     times = [float(v) for v in (s if isinstance(s, Sequence) else [s])]
     schedule = denoiser.schedule

@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -132,7 +133,10 @@ def _derivative(function: Callable[[Time], Host], t: Time) -> Host:
     with torch.enable_grad():
         times = host(t).detach().clone().requires_grad_()
         # each value depends on its own time alone, so the gradient of the sum holds every derivative
-        (slope,) = torch.autograd.grad(function(times).sum(), times)
+        values = function(times)
+        if not values.requires_grad:  # a constant: alpha of an exploding schedule
+            return torch.zeros_like(times)
+        (slope,) = torch.autograd.grad(values.sum(), times)
     return slope
 
 
@@ -177,7 +181,7 @@ class Discrete(Schedule):
         left, right, fraction = table[below - 1], table[below], position - below
         ends = right.isneginf()
         between = left + fraction * (torch.where(ends, left, right) - left)  # kept finite: it is differentiated too
-        to_zero_signal = left + 2 * torch.log1p(-fraction)
+        to_zero_signal = left + 2 * torch.log1p(-torch.where(ends, fraction, 0))  # likewise, at t = 1
         inner = torch.where(ends, to_zero_signal, between)
         return torch.where(position < 1, table[0] - 2 * torch.log(position), inner)
 

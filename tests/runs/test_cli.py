@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import TINY
 
+from tiny import TINY
 from undiffuse import evaluation
 from undiffuse.cli import main, parse_labels
 from undiffuse.errors import InputError

@@ -36,7 +36,7 @@ def test_a_seed_is_a_picture_in_any_batch(pipeline: ud.Pipeline, solver: str) ->
 
 def test_other_sizes_than_trained_at(pipeline: ud.Pipeline) -> None:
     assert pipeline.sample(1, label=0, steps=2, shape=(1, 12, 16)).shape == (1, 12, 16)
-    with pytest.raises(InputError, match="height must be a multiple of 2 .* not 9: use 8 or 10"):
+    with pytest.raises(InputError, match=r"height must be a multiple of 2 .* not 9: use 8 or 10"):
         pipeline.sample(1, label=0, shape=(1, 9, 8))
 
 
@@ -82,7 +82,7 @@ def test_what_is_no_run_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"not a run folder .* runs there: tiny"):
         ud.load(run.parent / "tinny")
     (tmp_path / "recipe.yaml").write_text((run / "recipe.yaml").read_text())
-    with pytest.raises(InputError, match="no model.safetensors yet"):
+    with pytest.raises(InputError, match=r"no model.safetensors yet"):
         ud.load(tmp_path)
     (tmp_path / "model.safetensors").write_bytes((run / "model.safetensors").read_bytes()[:500])
     with pytest.raises(InputError, match=r"model.safetensors is truncated"):

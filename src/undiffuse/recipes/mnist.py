@@ -12,6 +12,6 @@ RECIPE = Recipe(
     condition="label",
     network=Named(name="unet", width=64, multipliers=[1, 2], blocks=1, attention=False, patch=2),
     objective=ObjectiveSection(drop=0.1),
-    training=Training(minutes=10, batch_size=128, learning_rate=1e-3, warmup=50),
+    training=Training(minutes=10, batch_size=64, learning_rate=1e-3, warmup=50),
     sampling=Sampling(sampler="dpm++", steps=20, guidance=1.5),
 )

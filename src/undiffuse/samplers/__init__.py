@@ -26,6 +26,6 @@ def named(name: str, **arguments: object) -> Sampler:
 
 
 __all__ = [
-    "DDIM", "DDPM", "GRIDS", "SAMPLERS", "DPMSolverPlusPlus", "Euler", "EulerMaruyama", "Heun", "LinearSampler", "Sampler", "State",
-    "grid", "named", "sample", "walk",
+    "DDIM", "DDPM", "GRIDS", "SAMPLERS", "DPMSolverPlusPlus", "Euler", "EulerMaruyama", "Heun", "LinearSampler",
+    "Sampler", "State", "grid", "named", "sample", "walk",
 ]  # fmt: skip
