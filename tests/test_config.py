@@ -16,9 +16,10 @@ def test_a_recipe_survives_its_own_printing(name: str, tmp_path: Path) -> None:
 
 def test_overrides_reach_every_depth() -> None:
     changed = recipes.named("digits").changed(
-        ["training.steps=7", "training.minutes=null", "schedule=flow", "prediction.name=flow", "network.width=32"]
+        ["training.steps=7", "schedule=flow", "prediction.name=flow", "network.width=32"]
     )
     assert changed.training.steps == 7
+    assert changed.training.minutes is None
     assert config.plain(changed)["schedule"] == {"name": "flow"}
     assert config.plain(changed)["network"]["width"] == 32
     assert config.plain(recipes.named("digits"))["network"]["width"] != 32
@@ -34,7 +35,6 @@ def test_overrides_reach_every_depth() -> None:
         ("training.steps", "form key=value"),
         ("training.steps=many", "training.steps='many'"),
         ("training.steps=-1", "training.steps=-1: input should be greater than or equal to 1"),
-        ("training.steps=3", "not both"),
         ("training.steps.more=3", "holds a value, not a section"),
         ("network=unet2", "unknown network 'unet2': did you mean 'unet'"),
         ("schedule=cosin", "did you mean 'cosine'"),
@@ -54,6 +54,13 @@ def test_what_is_not_allowed_is_named(override: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         recipes.named("digits").changed([override])
     assert "\n" not in str(caught.value)
+
+
+def test_one_bound_replaces_the_other_and_both_are_refused() -> None:
+    back = recipes.named("digits").changed(["training.steps=7"]).changed(["training.minutes=2"])
+    assert (back.training.steps, back.training.minutes) == (None, 2)
+    with pytest.raises(InputError, match="not both"):
+        recipes.named("digits").changed(["training.steps=7", "training.minutes=2"])
 
 
 def test_an_unknown_recipe_offers_the_nearest() -> None:

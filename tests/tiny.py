@@ -10,7 +10,6 @@ TINY = [
     "network.blocks=1",
     "network.dropout=0.1",
     "training.batch_size=16",
-    "training.minutes=null",
     "training.warmup=4",
     "training.log_every=5",
     "training.validate_every=10",
@@ -20,9 +19,10 @@ TINY = [
 ]
 
 
-def tiny(folder: Path, *overrides: str, steps: int = 12) -> Experiment:
+def tiny(folder: Path, *overrides: str, steps: int | None = 12) -> Experiment:
     """An experiment ready to train in `folder`."""
-    return Experiment(recipes.named("digits").changed([*TINY, f"training.steps={steps}", *overrides]), folder)
+    bound = [] if steps is None else [f"training.steps={steps}"]
+    return Experiment(recipes.named("digits").changed([*TINY, *bound, *overrides]), folder)
 
 
 def train(experiment: Experiment, until: int | None = None) -> None:

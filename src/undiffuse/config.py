@@ -74,7 +74,7 @@ class Training(Section):
     @model_validator(mode="after")
     def _one_bound(self) -> "Training":
         if self.steps is not None and self.minutes is not None:
-            raise ValueError("give training.steps or training.minutes, not both (null takes one back)")
+            raise ValueError("give training.steps or training.minutes, not both")
         return self
 
 
@@ -123,6 +123,7 @@ class Recipe(Section):
         """This recipe with `key=value` overrides, `key` dotted and `value` YAML: `training.steps=100`.
 
         A section that is a name with arguments takes a bare name too: `schedule=flow`; that drops the old arguments.
+        A budget of one kind replaces one of the other: `training.steps=100` takes `training.minutes` back.
 
         Raises: InputError for an override that is not key=value, an unknown key, or a value that is not allowed.
         """
@@ -136,6 +137,10 @@ class Recipe(Section):
             except yaml.YAMLError as error:
                 raise InputError(f"the value of {key} cannot be read: {text!r}") from error
             _assign(values, type(self), key, value)
+        given = {override.partition("=")[0] for override in overrides}
+        for bound, other in (("steps", "minutes"), ("minutes", "steps")):
+            if f"training.{bound}" in given and f"training.{other}" not in given and values["training"][bound]:
+                values["training"][other] = None
         return validated(values)
 
 

@@ -116,13 +116,13 @@ def test_a_signal_saves_and_exits(tmp_path: Path, number: signal.Signals) -> Non
 
 
 def test_a_budget_in_minutes_becomes_a_recorded_step_count(tmp_path: Path) -> None:
-    experiment = tiny(tmp_path / "run", "training.steps=null", "training.minutes=0.03")
+    experiment = tiny(tmp_path / "run", "training.minutes=0.03", steps=None)
     train(experiment)
     total = experiment.state.total
     assert total is not None
     assert total == experiment.state.step
     assert [line["total_steps"] for line in read_metrics(tmp_path / "run") if "total_steps" in line] == [total]
-    again = tiny(tmp_path / "run", "training.steps=null", "training.minutes=0.03")
+    again = tiny(tmp_path / "run", "training.minutes=0.03", steps=None)
     assert again.finished
     assert again.state.total == total
 
