@@ -184,13 +184,16 @@ class Denoiser(BaseDenoiser):
 
 
 class Wrapper(BaseDenoiser):
-    """A denoiser made from another, with its schedule, range and data: what guidance is."""
+    """A denoiser made from another, with its schedule, range, data and conditions: what guidance is."""
 
     def __init__(self, denoiser: BaseDenoiser) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.schedule, self.data_std = denoiser.schedule, denoiser.data_std
         self.t_min, self.t_max = denoiser.t_min, denoiser.t_max
+
+    def encode(self, condition: Mapping[str, object], drop: Bool[Tensor, " batch"] | None = None) -> Encoded:
+        return self.denoiser.encode(condition, drop)
 
 
 class Given(Wrapper):
