@@ -33,7 +33,7 @@ VARIANTS = {
     "ddim": [{}, {"eta": 0.5}, {"eta": 1.0}],
     "euler": [{"variable": "angle"}, {"variable": "ratio"}],
     "heun": [{"variable": "angle"}, {"variable": "ratio"}],
-    "dpm++": [{"order": 1}, {"order": 2}, {"order": 2, "weights": "midpoint"}, {"order": 3}],
+    "dpm++": [{"order": 1}, {"order": 2, "weights": "exact"}, {"order": 2, "weights": "midpoint"}, {"order": 3}],
 }
 
 

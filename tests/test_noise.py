@@ -108,3 +108,10 @@ def test_bad_seeds_and_purposes_are_refused(unchecked):
             NoiseSource(torch.tensor(seeds), (2,))
     with pytest.raises(InputError, match="did you mean 'prior'"):
         NoiseSource([1], (2,)).normal("priro")
+
+
+def test_float32_uniforms_stay_inside_the_open_interval(monkeypatch):
+    source = NoiseSource([0], ())
+    for word in (0, 0xFFFFFFFF):
+        monkeypatch.setattr(source, "_words", lambda *_, word=word: torch.full((1, 4), word, dtype=torch.int64))
+        assert 0 < float(source.uniform("time")) < 1

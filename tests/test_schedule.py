@@ -245,3 +245,23 @@ def test_coefficients_are_never_half_precision():
     for dtype, expected in ((torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64,) * 2):
         moved = along_batch(coefficient, torch.zeros(2, 2, 2, 2, dtype=dtype))
         assert moved.dtype == expected and moved.shape == (2, 1, 1, 1)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_derivatives_do_not_depend_on_the_grad_mode(mode):
+    expected = Flow().sigma_dot(0.3), EDM().sigma_dot(0.3), Cosine().alpha_dot(0.3)
+    with mode():
+        found = Flow().sigma_dot(0.3), EDM().sigma_dot(0.3), Cosine().alpha_dot(0.3)
+    assert found == expected
+    assert all(float(value) != 0 for value in found)
+
+
+def test_a_shifted_flow_stands_at_alpha_zero():
+    """Its derivatives there agree with the limit from inside, so that flow prediction can start at t = 1."""
+    shifted, generic = Flow(shift=-2.0), LogSNRShift(Flow(), -2.0)
+    t = torch.tensor([0.1, 0.5, 0.9, 1 - 1e-9], dtype=torch.float64)
+    torch.testing.assert_close(shifted.log_snr(t), generic.log_snr(t))
+    torch.testing.assert_close(shifted.time(shifted.log_snr(t)), t)
+    torch.testing.assert_close(shifted.sigma_dot(t), generic.sigma_dot(t), rtol=1e-6, atol=0)
+    torch.testing.assert_close(shifted.alpha_dot(1.0), generic.alpha_dot(1 - 1e-9), rtol=1e-6, atol=0)
+    assert named("flow", shift=-2.0) == shifted

@@ -31,6 +31,7 @@ app = typer.Typer(
 console = Console(stderr=True, highlight=False)
 # newer versions of typer carry their own copy of click; this base class is the same either way
 UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+DEMO_SECONDS = 150.0
 DEMO_TRAINING_SHARE = 0.45  # of the demo's seconds; the rest is for starting, evaluating and drawing
 
 RunFolder = Annotated[Path, typer.Argument(help="A run folder, as `train` writes it.")]
@@ -83,9 +84,9 @@ def _train(recipe: config.Recipe, folder: Path) -> dict[str, Any]:
 
     experiment = Experiment(recipe, folder)
     run, resolved = experiment.run, experiment.spec["resolved"]
-    for part in (experiment.split.train, experiment.split.held_out):
-        for name in part.skipped:
-            console.print(f"skipped a corrupt file: {name}")
+    skipped = experiment.split.train.skipped  # of the whole source
+    if skipped:
+        console.print(f"skipped {len(skipped)} corrupt files: {', '.join(skipped)}", soft_wrap=True)
     if experiment.finished:
         console.print(f"{folder} is trained already: {experiment.state.step:,} steps")
     else:
@@ -179,7 +180,7 @@ def sample(
     label: Annotated[str | None, typer.Option(help="Classes: 3, 0-9, 1,5,7 or names; spread evenly.")] = None,
     vector: Annotated[str | None, typer.Option(help="A vector condition: numbers with commas.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Scale; 0 unconditional, 1 conditional.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, euler, heun, dpm++, euler-maruyama.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="ddpm, ddim:eta=0.5, euler, heun, dpm++, euler-maruyama.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the time grid.")] = None,
     grid: Annotated[str | None, typer.Option(help="Time grid: uniform, quadratic, log-snr, karras, ...")] = None,
     seed: Annotated[int, typer.Option(help="Sample i is the picture of seed + i.")] = 0,
@@ -285,8 +286,12 @@ def evaluate(
 
 @app.command()
 def demo(
-    seconds: Annotated[float, typer.Option(help="Run time of the whole: training takes a bit under half.")] = 150,
-    run: Annotated[Path, typer.Option(help="The run folder.")] = Path("runs/demo"),
+    seconds: Annotated[
+        float, typer.Option(help="Run time of the whole: training takes a bit under half.")
+    ] = DEMO_SECONDS,
+    run: Annotated[
+        Path | None, typer.Option(help="The run folder; by default runs/demo, or runs/demo-SECONDS.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train, sample and evaluate on the embedded digits; open runs/demo/report.html afterwards.
@@ -297,6 +302,7 @@ def demo(
     if not seconds >= 20:
         raise InputError(f"--seconds must be at least 20, not {seconds:g}")
     minutes = round(seconds * DEMO_TRAINING_SHARE / 60, 4)
+    run = run or Path("runs/demo" if seconds == DEMO_SECONDS else f"runs/demo-{seconds:g}")
     _train(recipes.named("demo").changed([f"training.minutes={minutes}"]), run)
     n = int(min(500, max(100, 5 * seconds)))
     # two seconds to draw and write the report
@@ -336,7 +342,7 @@ def plot(
     from undiffuse.data import digits
     from undiffuse.experiment import load_experiment_data
     from undiffuse.files import atomic_path
-    from undiffuse.samplers import GRIDS
+    from undiffuse.samplers.grid import GRIDS, TABLE_GRIDS
     from undiffuse.schedule import SCHEDULES
     from undiffuse.schedule import named as schedule_named
 
@@ -354,8 +360,7 @@ def plot(
     if what == "schedules":
         picture = plots.to_png(plots.schedules(shown))
     elif what == "grids":
-        discrete = ("leading", "linspace", "trailing")
-        fitting = [g for g in GRIDS if chosen.length or g not in discrete]
+        fitting = [g for g in GRIDS if chosen.length or g not in TABLE_GRIDS]
         picture = plots.to_png(plots.grids(chosen, grid or fitting, steps, t_min, t_max))
     else:
         codec, split = Pixels(), data or digits.load()
@@ -433,8 +438,8 @@ def main(arguments: list[str] | None = None) -> None:
             prog_name="undiffuse",
             standalone_mode=False,
         )
-    except (InputError, UsageError) as error:
-        message = str(error) if isinstance(error, InputError) else error.format_message()  # type: ignore[attr-defined]
+    except (InputError, UsageError, OSError) as error:
+        message = error.format_message() if isinstance(error, UsageError) else str(error)  # type: ignore[attr-defined]
         print(f"undiffuse: {' '.join(message.split())}", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):

@@ -1,5 +1,6 @@
 """Recipes: whole, validated, printable configurations. Unknown keys are refused with the nearest known name."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -112,7 +113,7 @@ class Recipe(Section):
             ("prediction", self.prediction.name, PREDICTIONS),
             ("weight", self.objective.weight.name, WEIGHTS),
             ("time law", self.objective.times.name, TIME_LAWS),
-            ("sampler", self.sampling.sampler, SAMPLERS),
+            ("sampler", self.sampling.sampler.partition(":")[0], SAMPLERS),
             ("time grid", self.sampling.grid, GRIDS),
         ):
             if name not in registry:
@@ -136,6 +137,9 @@ class Recipe(Section):
                 value = yaml.safe_load(text)
             except yaml.YAMLError as error:
                 raise InputError(f"the value of {key} cannot be read: {text!r}") from error
+            if isinstance(value, str):  # YAML 1.1 takes 1e-4 for text
+                with contextlib.suppress(ValueError):
+                    value = float(value)
             _assign(values, type(self), key, value)
         given = {override.partition("=")[0] for override in overrides}
         for bound, other in (("steps", "minutes"), ("minutes", "steps")):

@@ -105,12 +105,13 @@ class BaseDenoiser(nn.Module, ABC):
     def level(self, t: Time, batch: int) -> Level:
         """The noise levels of a batch. Raises: InputError for times outside [t_min, t_max]."""
         times = host(t).expand(batch)
-        if batch and not bool((times >= self.t_min * (1 - 1e-9)).all() and (times <= self.t_max * (1 + 1e-9)).all()):
+        slack = 1e-6  # the ends as float32 are the ends
+        if batch and not bool((times >= self.t_min * (1 - slack)).all() and (times <= self.t_max * (1 + slack)).all()):
             raise InputError(
                 f"the denoiser was called at times in [{float(times.min()):.6g}, {float(times.max()):.6g}], "
                 f"but knows [{self.t_min:.6g}, {self.t_max:.6g}] only"
             )
-        return Level(self.schedule, times)
+        return Level(self.schedule, times.clamp(max=1))
 
     def prior_std(self) -> float:
         """The standard deviation at t_max, sqrt(alpha^2 data_std^2 + sigma^2)."""

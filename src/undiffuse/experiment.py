@@ -1,5 +1,6 @@
 """From a recipe to a trained run folder: data, model, objective and loop put together."""
 
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -28,22 +29,14 @@ VALIDATION_SEEDS = 1 << 62  # above every seed of training, so that the streams 
 
 def load_data(recipe: Recipe) -> Split:
     """The recipe's data, training and held out, with every condition it carries. Raises: InputError."""
-    data, picture = recipe.data, recipe.image
-    if data.source == "digits":
-        return SOURCES["digits"]()
-    if data.path is None:
-        raise InputError(f"the data source {data.source!r} needs data.path=...")
-    if data.source == "arrays":
-        return SOURCES["arrays"](data.path, held_out=data.held_out, condition=recipe.condition)
-    return SOURCES["folder"](
-        data.path,
-        size=_size(recipe),
-        channels=picture.channels,
-        crop=picture.crop,
-        condition=recipe.condition,
-        held_out=data.held_out,
-        skip_corrupt=data.skip_corrupt,
-    )
+    load = SOURCES[recipe.data.source]
+    offered = {**recipe.data.model_dump(), **recipe.image.model_dump(), "condition": recipe.condition}
+    wanted = {name: offered[name] for name in inspect.signature(load).parameters if name in offered}
+    if "path" in wanted and wanted["path"] is None:
+        raise InputError(f"the data source {recipe.data.source!r} needs data.path=...")
+    if "size" in wanted:
+        wanted["size"] = _size(recipe)
+    return load(**wanted)
 
 
 def _only(condition: str, dataset: Dataset) -> Dataset:
@@ -141,6 +134,8 @@ def open_folder(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
     Raises: InputError for a folder with another recipe, or one that is no run folder.
     """
     path = folder / "recipe.yaml"
+    for leftover in folder.glob("**/.*.partial*"):  # of a write that was killed
+        leftover.unlink(missing_ok=True)
     if not path.is_file():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(f"{folder} exists and is not a run folder (it has no recipe.yaml): name another")

@@ -55,7 +55,7 @@ class NoiseSource:
         if words.device.type == "cpu" and bool((words < 0).any()):
             raise InputError(f"seeds must be in [0, 2^63), not {int(words.min())}")
         self.seeds = words  # where they were given
-        words = words.to(device)
+        words = words.to(device, non_blocking=True)
         self.shape, self.device = tuple(shape), words.device
         self.dtype = torch.float64 if dtype == torch.float64 else torch.float32
         self._key = (words & _WORD, words >> 32)
@@ -77,8 +77,8 @@ class NoiseSource:
         """Uniform draws in (0, 1), of shape (B, *shape). k: the number of the draw, an int or one per sample (B,)."""
         elements = math.prod(shape)
         words = self._words(purpose, k, elements)[:, :elements]
-        if self.dtype == torch.float32:  # 24 bits fit a float32 exactly; all 32 would round up to 1
-            uniform = ((words >> 8).to(self.dtype) + 0.5) * 2.0**-24
+        if self.dtype == torch.float32:  # 23 bits and a half fit a float32 exactly; more would round up to 1
+            uniform = ((words >> 9).to(self.dtype) + 0.5) * 2.0**-23
         else:
             uniform = (words.to(self.dtype) + 0.5) * 2.0**-32
         return uniform.reshape(len(self), *shape)

@@ -76,12 +76,17 @@ class MinSNR(Weight):
 
 @dataclass(frozen=True)
 class EDM(Weight):
-    """(sigma^2 + sd^2) / (sigma sd)^2 with sigma of the unscaled variable x_t / alpha (Karras et al. 2022, table 1)."""
+    """(sigma^2 + sd^2) / (sigma sd)^2 with sigma of the unscaled variable x_t / alpha (Karras et al. 2022, table 1).
 
-    data_std: float = 0.5
+    data_std: sd; by default that of the EDM prediction, or 0.5 for another.
+    """
+
+    data_std: float | None = None
 
     def __call__(self, level: Level, prediction: Prediction) -> PerSample:
-        return 1 / self.data_std**2 + level.log_snr.exp()
+        # the preconditioning's own, so that the two cancel to weight 1 on what the network predicts
+        data_std = getattr(prediction, "data_std", 0.5) if self.data_std is None else self.data_std
+        return 1 / data_std**2 + level.log_snr.exp()
 
 
 @dataclass(frozen=True)
@@ -208,13 +213,10 @@ class Objective(nn.Module):
         self.times = build("time law", TIME_LAWS, times, {}) if isinstance(times, str) else times
         self.drop, self.offset = drop, offset
 
-    def draw(self, denoiser: Denoiser, source: NoiseSource, uniform: PerSample | None = None) -> Draws:
-        """The draws of a batch from its samples' own streams.
-
-        uniform: the draws behind the times, where the time law must see more of the batch than `source` holds.
-        """
+    def draw(self, denoiser: Denoiser, source: NoiseSource) -> Draws:
+        """The draws of a batch from its samples' own streams."""
         # drawn on the host, where times live, so that nothing waits for the device
-        u = NoiseSource(source.seeds, (), "cpu", torch.float64).uniform("time") if uniform is None else uniform
+        u = NoiseSource(source.seeds, (), "cpu", torch.float64).uniform("time")
         t = self.times.times(u, denoiser.schedule, denoiser.t_min, denoiser.t_max)
         noise = source.normal("noise")
         if self.offset:

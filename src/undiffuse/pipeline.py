@@ -18,7 +18,7 @@ from undiffuse.guidance import ClassifierFree
 from undiffuse.networks import NETWORKS
 from undiffuse.registry import build
 from undiffuse.samplers import Sampler
-from undiffuse.weights import fill, read, write
+from undiffuse.weights import fill, read
 
 DEFAULTS: dict[str, Any] = {"sampler": "dpm++", "grid": "log-snr", "steps": 20, "guidance": 1.0}
 Images = np.ndarray  # uint8 (N, H, W) for one channel, else (N, H, W, C)
@@ -198,11 +198,6 @@ def assemble(spec: Mapping[str, Any], network: nn.Module | None = None) -> Pipel
     )
     codec = build("codec", CODECS, spec["codec"], {})
     return Pipeline(denoiser, codec, resolved["shape"], resolved["classes"], spec["sampling"], spec["name"])
-
-
-def save(pipeline: Pipeline, path: Path, about: Mapping[str, Any]) -> None:
-    """Write the denoiser's weights as safetensors, atomically, with `about` as JSON in its header."""
-    write(path, pipeline.denoiser.state_dict(), dict(about))
 
 
 def read_spec(run: Path) -> dict[str, Any]:

@@ -143,7 +143,7 @@ class Prediction(ABC):
                     raise InputError(
                         f"{type(self).__name__.lower()} prediction is undefined on [{t_min:.4g}, {t_max:.4g}] of "
                         f"{schedule!r:.120}, where alpha reaches {float(level.alpha[1]):.3g}: "
-                        "use v, x0, flow or edm, or t_max < 1"
+                        "use v, x0 or edm (or flow on the schedule flow), or t_max < 1"
                     )
 
 

@@ -51,7 +51,9 @@ def three_numbers(numbers: dict[str, Any]) -> list[tuple[str, str]]:
         (
             f"{frechet['ratio']:.2f}x",
             f"Frechet distance to held-out images, samples {frechet['samples_to_held_out']:.3g} against real training "
-            f"images {frechet['training_to_held_out']:.3g} (n = {frechet['n']} each, over {frechet['over']})",
+            f"images {frechet['training_to_held_out']:.3g}, {min(frechet['training_draws']):.3g} to "
+            f"{max(frechet['training_draws']):.3g} over {len(frechet['training_draws'])} draws "
+            f"(n = {frechet['n']} each, over {frechet['over']})",
         ),
         (
             f"{copying['ratio']:.2f}x",
@@ -88,7 +90,12 @@ def to_html(evaluation: Evaluation) -> str:
     parts.append(
         f"<h1>{html.escape(run)}</h1>{note('undiffuse ' + numbers['undiffuse'])}<div class='three'>{big}</div>"
     )
-    parts.append(note(f"Measured through {numbers['measured_through']}. This is not FID, and not comparable with it."))
+    parts.append(
+        note(
+            f"Measured through {numbers['measured_through']}. "
+            "Neither it nor the model has seen the held-out images. This is not FID, nor comparable with it."
+        )
+    )
     facts = [
         ("data", f"{trained['data']}: {trained['train_samples']:,} training, {trained['held_out_samples']:,} held out"),
         ("files skipped as corrupt", str(trained["skipped_files"])),

@@ -130,13 +130,11 @@ class Schedule(ABC):
 
 def _derivative(function: Callable[[Time], Host], t: Time) -> Host:
     """d function / dt by automatic differentiation: exact, and one rule for every schedule."""
-    with torch.enable_grad():
-        times = host(t).detach().clone().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():
+        times = host(t).clone().detach().requires_grad_()
         # each value depends on its own time alone, so the gradient of the sum holds every derivative
-        values = function(times)
-        if not values.requires_grad:  # a constant: alpha of an exploding schedule
-            return torch.zeros_like(times)
-        (slope,) = torch.autograd.grad(values.sum(), times)
+        # (+ 0 t, because alpha may be constant)
+        (slope,) = torch.autograd.grad((function(times) + 0 * times).sum(), times)
     return slope
 
 
@@ -460,24 +458,33 @@ class EDM(_Exploding):
 
 @dataclass(frozen=True)
 class Flow(Schedule):
-    """Rectified flow: alpha = 1 - t, sigma = t (Liu et al. 2022; Lipman et al. 2022)."""
+    """Rectified flow: alpha = 1 - t, sigma = t (Liu et al. 2022; Lipman et al. 2022).
+
+    shift: added to the log-SNR; large images are trained with a negative one (Esser et al. 2024, eq. 23).
+    """
+
+    shift: float = 0.0
+
+    def _check_arguments(self) -> None:
+        _check(math.isfinite(self.shift), "the log-SNR shift must be finite", self.shift)
 
     def scales(self, log_snr: Host) -> tuple[Host, Host]:
         return (log_snr / 2).sigmoid(), (-log_snr / 2).sigmoid()
 
     def log_snr(self, t: Time) -> Host:
         t = host(t)
-        return 2 * (torch.log1p(-t) - torch.log(t))
+        return 2 * (torch.log1p(-t) - torch.log(t)) + self.shift
 
     def _time(self, log_snr: Host) -> Host:
-        return (-log_snr / 2).sigmoid()
+        return ((self.shift - log_snr) / 2).sigmoid()
 
     # Stated, because sampling starts at alpha = 0, where the general rule reads 0 * inf.
-    def alpha_dot(self, t: Time) -> Host:
-        return -torch.ones_like(host(t))
-
     def sigma_dot(self, t: Time) -> Host:
-        return torch.ones_like(host(t))
+        t, k = host(t), math.exp(self.shift / 2)
+        return k / (t + k * (1 - t)).square()
+
+    def alpha_dot(self, t: Time) -> Host:
+        return -self.sigma_dot(t)
 
 
 # -- schedule -> schedule ---------------------------------------------------------------------------------------------
@@ -550,7 +557,11 @@ def zero_terminal_snr(base: Schedule) -> Schedule:
 
     Raises: InputError when `base` is not variance preserving.
     """
-    return _ZeroTerminalTable(base) if isinstance(base, Discrete) else _ZeroTerminalContinuous(base)
+    if isinstance(base, Discrete):
+        return _ZeroTerminalTable(base)
+    if base.length:
+        raise InputError(f"rescale the table first and shift it then, not {base!r:.120}")
+    return _ZeroTerminalContinuous(base)
 
 
 def resolution_shift(size: int, reference: int = 64) -> float:
@@ -575,7 +586,14 @@ SCHEDULES: dict[str, type[Schedule]] = {
 
 def named(name: str, *, zero_terminal: bool = False, shift: float = 0.0, **arguments: object) -> Schedule:
     """The schedule called `name` in `SCHEDULES`, with its arguments; rescaled, then shifted, where asked."""
+    for key, value, kind in (("zero_terminal", zero_terminal, bool), ("shift", shift, (int, float))):
+        _check(
+            isinstance(value, kind),
+            f"{key} of schedule {name} must be {'a number' if key == 'shift' else 'true or false'}",
+            repr(value),
+        )
+    if name == "flow" and not zero_terminal:
+        return build("schedule", SCHEDULES, name, {"shift": float(shift), **arguments})
     schedule = build("schedule", SCHEDULES, name, arguments)
-    if zero_terminal:
-        schedule = zero_terminal_snr(schedule)
+    schedule = zero_terminal_snr(schedule) if zero_terminal else schedule
     return LogSNRShift(schedule, shift) if shift else schedule

@@ -159,3 +159,10 @@ def test_networks_compile_as_one_graph(name, extra):
     # in a process of its own: the checks of signatures cannot be traced
     code = COMPILED.format(name=name, arguments=SMALL.get(name, {}) | extra)
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 0.06)])
+def test_group_norm_keeps_its_digits_under_a_large_mean(dtype, tolerance):
+    x = (torch.randn(2, 32, 8, 8, generator=torch.Generator().manual_seed(0)) + 30).to(dtype)
+    expected = torch.nn.functional.group_norm(x.double(), 32)
+    assert (GroupNorm(32)(x).double() - expected).abs().max() < tolerance

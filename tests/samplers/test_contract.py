@@ -85,7 +85,7 @@ def test_the_history_is_used_and_comes_newest_first():
     assert c_z == 0
     assert_close(c_now, -alpha[2] * torch.expm1(-h) * (1 + 1 / (2 * r)))
     assert_close(c_before, alpha[2] * torch.expm1(-h) / (2 * r))
-    c_x, c_now, c_before, _ = DPMSolverPlusPlus(2).coefficients(schedule, t[:, None])[1, :, 0]
+    c_x, c_now, c_before, _ = DPMSolverPlusPlus(2, "exact").coefficients(schedule, t[:, None])[1, :, 0]
     fine = torch.linspace(0, 1, 100001, dtype=torch.float64) * h
     for now, earlier, curve in ((1, 1, fine**0), (0, -before, fine)):
         integral = alpha[2] * torch.trapezoid(torch.exp(fine - h) * curve, fine)
@@ -196,6 +196,13 @@ def test_names_and_arguments_are_checked(unchecked):
         ({"name": "dpm++", "order": 3, "weights": "midpoint"}, "order 2"),
         ({"name": "ddim", "eta": -0.1}, "eta"),
         ({"name": "ddim", "etta": 0.1}, "did you mean 'eta'"),
+        ({"name": "ddim:etta=0.1"}, "did you mean 'eta'"),
+        ({"name": "ddim:0.1"}, "name:key=value"),
     ):
         with pytest.raises(InputError, match=message.replace("+", r"\+")):
             named(**arguments)
+
+
+def test_a_name_may_hold_arguments():
+    assert named("ddim:eta=0.5") == DDIM(0.5)
+    assert named("dpm++:order=2,weights=exact") == DPMSolverPlusPlus(2, "exact")

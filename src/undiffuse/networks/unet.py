@@ -16,7 +16,7 @@ Image = Float[Tensor, "batch channels height width"]
 
 
 def sinusoidal(values: Float[Tensor, " batch"], width: int) -> Float[Tensor, "batch width"]:
-    """Sines and cosines of `values` at geometric frequencies from 1 to 1e-4 (Vaswani et al. 2017)."""
+    """Sines and cosines of `values` at geometric frequencies from 1 towards 1e-4 (Vaswani et al. 2017)."""
     frequencies = torch.exp(torch.arange(width // 2, device=values.device) * (-math.log(10000) / (width // 2)))
     angles = values.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], 1)
@@ -36,20 +36,25 @@ class GroupNorm(nn.Module):
 
     def forward(self, x: Image, modulation: Float[Tensor, "batch double"] | None = None) -> Image:
         """modulation: (B, 2 C), what is added to a scale of 1, and the shift."""
-        batch, channels, height, width = x.shape
+        _, channels, height, width = x.shape
         wide = torch.promote_types(x.dtype, torch.float32)
-        pixels = x.permute(0, 2, 3, 1).reshape(batch, height * width, channels)  # a view of channels-last memory
-        count = height * width * channels // self.groups
-        mean = pixels.sum(1, dtype=wide).unflatten(1, (self.groups, -1)).sum(-1) / count
-        square = (pixels * pixels).sum(1, dtype=wide).unflatten(1, (self.groups, -1)).sum(-1) / count
-        inverse_std = torch.rsqrt((square - mean * mean).clamp(min=0) + self.epsilon)
-        size = channels // self.groups
-        scale, shift = self.weight * inverse_std.repeat_interleave(size, 1), self.bias
-        shift = shift - mean.repeat_interleave(size, 1) * scale
+        count, size = height * width * channels // self.groups, channels // self.groups
+
+        def per_channel(pixels: Tensor) -> Tensor:  # the mean over a group, repeated for each of its channels
+            total = pixels.permute(0, 2, 3, 1).flatten(1, 2).sum(1, dtype=wide).unflatten(1, (self.groups, -1)).sum(-1)
+            mean: Tensor = (total / count).repeat_interleave(size, 1)
+            return mean
+
+        mean = per_channel(x)
+        pivot = mean.to(x.dtype)
+        # centred before it is squared, so that a large mean costs no digits; the rest is what rounding the mean left
+        centred, rest = x - pivot[:, :, None, None], mean - pivot.to(wide)
+        scale = self.weight * torch.rsqrt((per_channel(centred * centred) - rest * rest).clamp(min=0) + self.epsilon)
+        shift = self.bias - rest * scale
         if modulation is not None:
             extra_scale, extra_shift = modulation.to(wide).chunk(2, 1)
             scale, shift = scale * (1 + extra_scale), shift * (1 + extra_scale) + extra_shift
-        return torch.addcmul(shift[:, :, None, None].to(x.dtype), x, scale[:, :, None, None].to(x.dtype))
+        return torch.addcmul(shift[:, :, None, None].to(x.dtype), centred, scale[:, :, None, None].to(x.dtype))
 
 
 def _zero(module: nn.Module) -> nn.Module:
@@ -83,6 +88,10 @@ class Attention(nn.Module):
     def __init__(self, channels: int, head_width: int) -> None:
         super().__init__()
         self.heads = max(1, channels // head_width)
+        if channels % self.heads:
+            raise ValueError(
+                f"attention over {channels} channels cannot be shared by {self.heads} heads: change head_width"
+            )
         self.norm = GroupNorm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.projection = _zero(nn.Conv2d(channels, channels, 1))

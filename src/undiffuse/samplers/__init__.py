@@ -1,5 +1,8 @@
 """Denoiser -> samples: one file a family, and the one loop that walks a grid of times."""
 
+import ast
+
+from undiffuse.errors import InputError
 from undiffuse.registry import build
 from undiffuse.samplers import grid
 from undiffuse.samplers.base import LinearSampler, Sampler, State, sample, walk
@@ -21,7 +24,19 @@ SAMPLERS: dict[str, type[Sampler]] = {
 
 
 def named(name: str, **arguments: object) -> Sampler:
-    """The sampler called `name` in `SAMPLERS`, with its arguments."""
+    """The sampler called `name` in `SAMPLERS`, with its arguments, which the name may hold too: "ddim:eta=0.5".
+
+    Several are separated by commas: "dpm++:order=2,weights=midpoint".
+    """
+    name, _, given = name.partition(":")
+    for part in filter(None, given.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise InputError(f"a sampler's arguments have the form name:key=value, not {part!r}")
+        try:
+            arguments[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            arguments[key] = value  # a bare word
     return build("sampler", SAMPLERS, name, arguments)
 
 

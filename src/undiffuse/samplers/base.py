@@ -125,6 +125,8 @@ def check_grid(denoiser: BaseDenoiser, times: Time, batch: int) -> Grid:
         raise InputError(
             f"a time grid must fall strictly for sampling, not {[round(v, 6) for v in grid[:, 0].tolist()]}"
         )
+    if bool((grid[-1] < 0).any()):
+        raise InputError(f"a time grid ends at 0 or above, not at {float(grid[-1].min()):.6g}")
     called = grid[:-1]
     denoiser.level(called[0], batch)
     denoiser.level(called[-1], batch)

@@ -36,7 +36,7 @@ class DDIM(LinearSampler):
         # var / sigma_s^2, so that the root below is taken of a number in [0, 1]
         share = transition(schedule, t, s)[1] / sigma_t.square()
         kept = 1 - self.eta**2 * share
-        if bool((kept < 0).any()):
+        if bool(((kept < 0) & (sigma_s > 0)).any()):  # the step into 0 draws nothing
             raise InputError(
                 f"eta = {self.eta} needs more noise than there is: at most {float(share.max()) ** -0.5:.4f} here"
             )

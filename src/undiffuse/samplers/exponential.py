@@ -43,18 +43,18 @@ def polynomial_weights(nodes: Tensor, h: Tensor) -> Tensor:
 class DPMSolverPlusPlus(LinearSampler):
     """DPM-Solver++ multistep: orders 1 (DDIM), 2 (2M) and 3 (3M).
 
-    weights: "exact" integrates the polynomial exactly; "midpoint" is the published 2M (order 2 only), which integrates
-    the constant exactly and takes the slope at the middle of the step.
+    weights: "midpoint" is the published 2M (order 2 only), which integrates the constant exactly and takes the slope at
+    the middle of the step; "exact" integrates the polynomial exactly. By default midpoint at order 2, else exact.
     The first steps have fewer points, and a level with infinite lambda is no point; so they are of lower order.
     """
 
     order: int = 2
-    weights: Literal["exact", "midpoint"] = "exact"
+    weights: Literal["exact", "midpoint"] | None = None
 
     def __post_init__(self) -> None:
         if self.order not in (1, 2, 3):
             raise InputError(f"the order of DPM-Solver++ must be 1, 2 or 3, not {self.order}")
-        if self.weights not in WEIGHTS:
+        if self.weights not in (None, *WEIGHTS):
             raise unknown("weights of DPM-Solver++", self.weights, WEIGHTS)
         if self.weights == "midpoint" and self.order != 2:
             raise InputError(f"the midpoint weights exist for order 2, not {self.order}")
@@ -66,6 +66,7 @@ class DPMSolverPlusPlus(LinearSampler):
     def rows(self, schedule: Schedule, times: Grid) -> Float64[Tensor, "steps m batch"]:
         levels = schedule.half_log_snr(times)
         alpha, sigma = schedule.alpha(times), schedule.sigma(times)
+        midpoint = self.order == 2 and self.weights != "exact"
         rows = torch.zeros(len(times) - 1, self.order + 2, times.shape[1], dtype=torch.float64)
         for k in range(len(times) - 1):
             h = levels[k + 1] - levels[k]
@@ -75,7 +76,7 @@ class DPMSolverPlusPlus(LinearSampler):
                 nodes = torch.stack([levels[k - j] - levels[k] for j in range(points)])
                 usable = nodes.isfinite().all(0) & h.isfinite()
                 nodes, step = torch.where(usable, nodes, -torch.arange(points)[:, None]), torch.where(usable, h, 1)
-                if self.weights == "midpoint":
+                if midpoint:
                     slope = step / (2 * nodes[1])
                     weights = -torch.expm1(-step) * torch.stack([1 - slope, slope])
                 else:

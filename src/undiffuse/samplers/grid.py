@@ -22,7 +22,9 @@ def _spaced(of_time: Callable[[Time], Tensor], to_time: Callable[[Tensor], Tenso
 
     def grid(schedule: Schedule, steps: int, t_min: float, t_max: float) -> Points:
         first, last = of_time(host(t_max)), of_time(host(t_min))
-        return to_time(first + (last - first) * torch.linspace(0, 1, steps, dtype=torch.float64))
+        points = to_time(first + (last - first) * torch.linspace(0, 1, steps, dtype=torch.float64))
+        points[0] = t_max  # not off by the rounding of an inverse, nor by NOISIEST_LOG_SNR
+        return torch.cat([points[:1], points[1:].clamp(t_min, t_max)])
 
     return grid
 
@@ -73,14 +75,14 @@ def trailing(schedule: Schedule, steps: int, t_min: float, t_max: float) -> Poin
     return (length - torch.arange(steps, dtype=torch.float64) * (length / steps)).round() / length
 
 
-GRIDS: dict[str, Callable[[Schedule, int, float, float], Points]] = {
+Rule = Callable[[Schedule, int, float, float], Points]
+TABLE_GRIDS: dict[str, Rule] = {"leading": leading, "linspace": linspace, "trailing": trailing}
+GRIDS: dict[str, Rule] = {
     "uniform": uniform,
     "quadratic": quadratic,
     "log-snr": log_snr,
     "karras": karras,
-    "leading": leading,
-    "linspace": linspace,
-    "trailing": trailing,
+    **TABLE_GRIDS,
 }
 
 
@@ -93,8 +95,10 @@ def named(name: str, schedule: Schedule, steps: int, t_min: float, t_max: float)
         raise unknown("time grid", name, GRIDS)
     if steps < 1:
         raise InputError(f"a grid needs at least 1 step, not {steps}")
-    points = GRIDS[name](schedule, steps, t_min, t_max).clamp(max=t_max)
-    if name not in ("leading", "linspace", "trailing"):
-        points[0] = t_max  # not off by the rounding of an inverse, nor by NOISIEST_LOG_SNR
-        points[1:] = points[1:].clamp(min=t_min)
+    points = GRIDS[name](schedule, steps, t_min, t_max)
+    if float(points[0]) > t_max * (1 + 1e-6) or float(points[-1]) < t_min * (1 - 1e-6):
+        raise InputError(
+            f"the grid {name} calls the network at t = {float(points[0]):.6g} to {float(points[-1]):.6g}, outside "
+            f"[{t_min:.6g}, {t_max:.6g}]: use uniform, quadratic, log-snr or karras"
+        )
     return torch.cat([points, torch.zeros(1, dtype=torch.float64)])

@@ -17,7 +17,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from undiffuse.denoiser import BaseDenoiser, Sample
-from undiffuse.errors import unknown
+from undiffuse.errors import InputError, unknown
 from undiffuse.noise import NoiseSource
 from undiffuse.samplers.base import Grid, LinearSampler, PerSample, Sampler, State
 from undiffuse.schedule import Schedule, along_batch
@@ -88,6 +88,13 @@ class Heun(Sampler):
         zero = torch.zeros_like(predict_x)
         landing = torch.stack([predict_x, predict_x0, predict_x, predict_x0, zero, zero], 1)
         return torch.where((schedule.sigma(times[1:]) == 0)[:, None], landing, rows)
+
+    def init(self, denoiser: BaseDenoiser, x: Sample, times: Grid) -> State:
+        if bool(((times > 0) & (times < denoiser.t_min * (1 - 1e-6))).any()):
+            raise InputError(
+                f"{self!r} calls the denoiser where a step ends: at 0, or from {denoiser.t_min:.6g} on"
+            )
+        return super().init(denoiser, x, times)
 
     def step(
         self, denoiser: BaseDenoiser, x: Sample, t: PerSample, s: PerSample, state: State, noise: NoiseSource | None

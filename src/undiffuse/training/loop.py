@@ -43,7 +43,7 @@ def train(
     denoiser.train()
     while state.total is None or state.step < state.total:
         samples, conditions, seeds = batch(state.step)
-        torch.manual_seed(state.step)  # dropout is the one user of the global generator
+        torch.manual_seed(int(seeds[0]))  # of the run and the position; dropout is the one user of this generator
         draws = objective.draw(denoiser, NoiseSource(seeds, samples.shape[1:], samples.device))
         loss = objective(denoiser, samples, conditions, draws).mean()
         loss.backward()

@@ -14,13 +14,15 @@ from typing import Any
 
 from torch import Tensor
 
+from undiffuse.errors import InputError
 from undiffuse.files import write_text
 from undiffuse.training.loop import Batch, train, validation_loss
 from undiffuse.training.state import TrainState
 from undiffuse.weights import write
 
 KEPT_CHECKPOINTS = 2
-OVERHEAD = 0.04  # share of a time budget left for checkpoints, validation and previews
+PACED_STEPS = 10  # at least so many steps are timed before a time budget becomes a step count
+OVERHEAD = 0.05  # share of a time budget left for checkpoints, validation and previews
 
 
 @dataclass(frozen=True)
@@ -95,14 +97,21 @@ class Run:
     def save(self) -> None:
         """Write a checkpoint and the averaged weights, then drop the oldest checkpoints."""
         about = {"step": self.state.step, "seconds": round(self.state.seconds, 1)}
-        self.state.save(self.folder / "checkpoints" / f"step-{self.state.step:08d}.safetensors")
+        self.state.check_finite()
+        # the checkpoint last: a run that dies between the two writes both again
         write(self.folder / "model.safetensors", self.state.average.state_dict(), about)
+        self.state.save(self.folder / "checkpoints" / f"step-{self.state.step:08d}.safetensors")
         for old in checkpoints(self.folder)[:-KEPT_CHECKPOINTS]:
             old.unlink(missing_ok=True)
 
     def log(self, **line: Any) -> None:
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        """Append a line to metrics.jsonl. Raises: InputError when the disk is full."""
+        path = self.folder / "metrics.jsonl"
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror or error}") from error
 
     def train(
         self,
@@ -137,7 +146,9 @@ class Run:
             state.seconds = before + now - began
             if state.step == first + 3:
                 settled = (now, state.step)
-            if state.total is None and state.step >= plan.warmup and settled:
+            if state.total is None and settled and state.step >= max(plan.warmup, settled[1] + PACED_STEPS):
+                state.check_finite()  # which waits for the device, so that the clock reads work done
+                now = time.monotonic()
                 state.total = self._budget(now, settled)
             done = state.step == state.total
             if state.step % plan.log_every == 0 or done or self.stopping:
