@@ -54,6 +54,8 @@ class Judge:
             self.features_name = "pooled pixels"
         self.reference = self.features(self.held_out[:REFERENCE])
         order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))
+        if labelled:  # classes in turn, as the samples have them: a draw of other proportions would be further away
+            order = order[torch.argsort(_turn(split.train.conditions["label"][order]), stable=True)]
         self.shuffled_train = self.train[order]
 
     def features(self, images: Tensor) -> Tensor:
@@ -68,7 +70,7 @@ class Judge:
         return metrics.frechet_distance(self.features(images), self.reference)
 
     def real(self, n: int) -> list[float]:
-        """The same distance of n real training images, for up to four disjoint draws of them.
+        """The same distance of n real training images, for up to four disjoint draws with classes in equal numbers.
 
         The floor to compare with. The classifier has been trained on these images, which may set them a little apart
         from held-out ones.
@@ -85,6 +87,15 @@ class Evaluation:
     pictures: dict[str, bytes | np.ndarray] = field(default_factory=dict)
 
 
+def _turn(labels: Tensor) -> Tensor:
+    """For each label, how many of the same came before it."""
+    before = torch.zeros_like(labels)
+    for label in labels.unique():
+        mask = labels == label
+        before[mask] = torch.arange(int(mask.sum()))
+    return before
+
+
 def channels_first(images: np.ndarray) -> Tensor:
     """uint8 (N, H, W[, C]) as a tensor (N, C, H, W)."""
     tensor = torch.from_numpy(images)
@@ -97,7 +108,7 @@ def evaluate(
     """Evaluate a run folder on n samples.
 
     sweep_n: samples per point of the sweep over samplers; deadline: a time.monotonic() before which the work should be
-    done, for which the sweep's samples are made fewer (not under 32); say(what, share done): progress.
+    done, for which the sweep's samples are made fewer (not under 50); say(what, share done): progress.
 
     Raises: InputError for a folder that is no run, or data that is no longer there.
     """
@@ -188,7 +199,7 @@ def evaluate(
     if deadline is not None:
         calls_per_second = model.sampling["steps"] * n * (1 if guidance == 1.0 else 2) / seconds
         affordable = (deadline - time.monotonic()) * calls_per_second / sum(sum(steps) for *_, steps in SWEEP)
-        sweep_n = int(min(sweep_n, max(32, affordable)))
+        sweep_n = int(min(sweep_n, max(50, affordable)))
     numbers["sweep"] = _sweep(model, split, judge, min(sweep_n, len(judge.train)), pictures, say)
     return evaluation
 

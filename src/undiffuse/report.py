@@ -17,7 +17,7 @@ from undiffuse.files import write_text
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 2rem auto; padding: 0 1rem; color: #222; }
 h1 { margin-bottom: 0; } h2 { margin-top: 2.2rem; border-bottom: 1px solid #ddd; }
-img { max-width: 100%; image-rendering: pixelated; } img.plot { image-rendering: auto; }
+img { max-width: 100%; } img.samples { width: 760px; image-rendering: pixelated; }
 table { border-collapse: collapse; } td, th { padding: 0.15rem 0.9rem 0.15rem 0; text-align: left; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
 .three { display: flex; gap: 2rem; flex-wrap: wrap; margin: 1.2rem 0; }

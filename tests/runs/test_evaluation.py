@@ -46,8 +46,8 @@ def test_the_report_is_one_file_with_its_pictures_inside(run: Path, result: eval
 def test_an_early_deadline_shrinks_the_sweep(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation, "FULL_STEPS", 2)
     monkeypatch.setattr(evaluation, "SWEEP", evaluation.SWEEP[:1])
-    made = evaluation.evaluate(run, n=10, sweep_n=50, deadline=0.0)
-    assert made.numbers["sweep"]["n"] == 32
+    made = evaluation.evaluate(run, n=10, sweep_n=70, deadline=0.0)
+    assert made.numbers["sweep"]["n"] == 50
 
 
 def test_one_sample_is_too_few(run: Path) -> None:

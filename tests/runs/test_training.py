@@ -24,10 +24,10 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def assert_same_bits(a: Path, b: Path) -> None:
-    ours, theirs = weights(a), weights(b)
-    assert ours.keys() == theirs.keys()
-    for name, value in ours.items():
-        assert torch.equal(value, theirs[name]), name
+    for ours, theirs in ((weights(a), weights(b)), *[[load_file(f / "model.safetensors") for f in (a, b)]]):
+        assert ours.keys() == theirs.keys()
+        for name, value in ours.items():
+            assert torch.equal(value, theirs[name]), name
 
 
 def test_training_2k_steps_equals_k_stop_resume_k(tmp_path: Path) -> None:
@@ -125,6 +125,43 @@ def test_a_budget_in_minutes_becomes_a_recorded_step_count(tmp_path: Path) -> No
     again = tiny(tmp_path / "run", "training.minutes=0.03", steps=None)
     assert again.finished
     assert again.state.total == total
+
+
+def test_a_budget_is_paced_over_enough_steps_also_after_a_resume(tmp_path: Path) -> None:
+    overrides = ("training.minutes=0.05", "training.warmup=2")
+    train(tiny(tmp_path / "run", *overrides, steps=None), until=5)
+    again = tiny(tmp_path / "run", *overrides, steps=None)
+    train(again)
+    assert again.state.step > 25  # not the few that were left of the warm-up
+    assert again.state.seconds > 1.5
+
+
+def test_the_model_is_written_before_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that dies between the two files goes on from the older checkpoint and writes both again."""
+    experiment = tiny(tmp_path / "run")
+    monkeypatch.setattr(experiment.state, "save", lambda path: (_ for _ in ()).throw(InputError("dies here")))
+    with pytest.raises(InputError, match="dies here"):
+        train(experiment)
+    again = tiny(tmp_path / "run")
+    assert not again.resumed
+    train(again)
+    assert_same_bits(tmp_path / "run", tmp_path / "run")
+    assert again.finished
+
+
+def test_a_full_disk_under_the_log_is_said(tmp_path: Path) -> None:
+    experiment = tiny(tmp_path / "run")
+    (tmp_path / "run" / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(InputError, match=r"metrics.jsonl: No space left on device"):
+        train(experiment)
+
+
+def test_leftovers_of_a_killed_write_are_no_reason_to_refuse(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".recipe-x.partial.yaml").write_text("half")
+    tiny(folder)
+    assert not list(folder.glob(".*"))
 
 
 def test_nan_is_named_and_never_saved_over_a_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

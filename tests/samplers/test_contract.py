@@ -1,5 +1,6 @@
 """What every sampler promises: where it calls the denoiser, where it lands, and that samples do not see each other."""
 
+import copy
 import math
 
 import pytest
@@ -7,8 +8,9 @@ import torch
 from torch.testing import assert_close
 
 from undiffuse import InputError
-from undiffuse.denoiser import BaseDenoiser
+from undiffuse.denoiser import BaseDenoiser, Denoiser
 from undiffuse.exact import FiniteData, Mixture
+from undiffuse.networks import UNet
 from undiffuse.samplers import DDIM, DPMSolverPlusPlus, Euler, EulerMaruyama, Heun, grid, named, sample, walk
 from undiffuse.schedule import EDM, Cosine, Flow, Linear, Sigmoid, host, zero_terminal_snr
 
@@ -206,3 +208,16 @@ def test_names_and_arguments_are_checked(unchecked):
 def test_a_name_may_hold_arguments():
     assert named("ddim:eta=0.5") == DDIM(0.5)
     assert named("dpm++:order=2,weights=exact") == DPMSolverPlusPlus(2, "exact")
+
+
+def test_every_sampler_walks_a_bf16_network(any_sampler):
+    """The network computes in bf16, x and the coefficients stay float32: no level is lost to 1 - alpha^2 = 0."""
+    network = UNet(1, width=8, multipliers=(1, 2), blocks=1).to(torch.bfloat16)
+    denoiser = Denoiser(network, Cosine())
+    x = denoiser.prior(range(2), (1, 4, 4))
+    times = grid.named("log-snr", Cosine(), 5, denoiser.t_min, 1.0)
+    wide = Denoiser(copy.deepcopy(network).float(), Cosine())
+    ends = [sample(d, any_sampler, x, times, range(2)) for d in (denoiser, wide)]
+    assert ends[0].dtype == torch.float32
+    assert ends[0].isfinite().all()
+    assert_close(*ends, rtol=0.05, atol=0.05)

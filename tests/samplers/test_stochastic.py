@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from undiffuse.exact import Gaussian, Mixture
-from undiffuse.samplers import DDIM, DDPM, grid, sample
+from undiffuse.samplers import DDIM, DDPM, EulerMaruyama, grid, sample
 from undiffuse.samplers.ddpm import transition
 from undiffuse.schedule import EDM, Cosine, Flow, Linear, SubVariancePreserving, VariancePreserving
 
@@ -108,3 +108,18 @@ def test_ddim_keeps_the_variance_of_the_noise_whatever_eta(any_schedule):
         assert_close(c_x * any_schedule.alpha(t) + c_x0, any_schedule.alpha(s))
         assert_close(c_x**2 * any_schedule.sigma(t) ** 2 + c_z**2, any_schedule.sigma(s) ** 2)
         assert (c_z > 0).all() == (eta > 0)
+
+
+def test_samples_of_a_correlated_gaussian_have_its_mean_and_covariance(any_stochastic):
+    """Against the truth itself, in two dimensions, on a grid fine enough that the steps' own error is small."""
+    mean, covariance = torch.tensor([0.6, -0.4]).double(), torch.tensor([[0.5, 0.3], [0.3, 0.4]]).double()
+    denoiser, count = Gaussian(VariancePreserving(), mean, covariance), 4000
+    times = grid.named("log-snr", denoiser.schedule, 250, denoiser.t_min, 1.0)
+    if isinstance(any_stochastic, EulerMaruyama):  # in the schedule's own time, where its steps are even
+        times = grid.named("quadratic", denoiser.schedule, 250, denoiser.t_min, 1.0)
+    x = denoiser.prior(range(count), (2,), torch.float64)
+    x = sample(denoiser, any_stochastic, x, times, range(count))
+    standard_error = (covariance.diagonal() / count).sqrt()
+    assert ((x.mean(0) - mean).abs() < 5 * standard_error + 0.02).all()
+    spread = torch.outer(covariance.diagonal(), covariance.diagonal()) + covariance**2
+    assert ((torch.cov(x.T) - covariance).abs() < 5 * (spread / count).sqrt() + 0.02).all()

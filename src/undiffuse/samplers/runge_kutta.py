@@ -91,9 +91,7 @@ class Heun(Sampler):
 
     def init(self, denoiser: BaseDenoiser, x: Sample, times: Grid) -> State:
         if bool(((times > 0) & (times < denoiser.t_min * (1 - 1e-6))).any()):
-            raise InputError(
-                f"{self!r} calls the denoiser where a step ends: at 0, or from {denoiser.t_min:.6g} on"
-            )
+            raise InputError(f"{self!r} calls the denoiser where a step ends: at 0, or from {denoiser.t_min:.6g} on")
         return super().init(denoiser, x, times)
 
     def step(
