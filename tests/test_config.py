@@ -47,7 +47,7 @@ def test_overrides_reach_every_depth() -> None:
         ("image.crop=middle", "image.crop='middle'"),
         ("objective.drop=2", "objective.drop=2"),
         ("training.learning_rate=.nan", "training.learning_rate=nan"),
-        ("data.path=[", "cannot be read"),
+        ("image.size=[", "cannot be read"),
     ],
 )
 def test_what_is_not_allowed_is_named(override: str, message: str) -> None:

@@ -204,6 +204,11 @@ def sample(
     numbers = None if vector is None else parse_vector(vector)
     chosen = model.sampler(sampler)
     shape = model.shape if size is None else _size(size, model.shape)
+    if not 0 <= seed < 2**63 - n:
+        raise InputError(f"--seed must be 0 or more and below 2^63 - n, not {seed}")
+    model.check_shape(shape)
+    model.times(steps, grid)
+    model.guided(guidance, label is not None or vector is not None)
     began = time.monotonic()
     with _progress() as progress:
         task = progress.add_task("sampling", total=n, note="")
@@ -277,6 +282,7 @@ def evaluate(
     """
     if n < 2 or sweep_n < 2:
         raise InputError(f"--n and --sweep-n must be at least 2, not {n} and {sweep_n}")
+    pipeline.read_spec(run)
     numbers, path = _evaluate(run, n, sweep_n)
     if as_json:
         typer.echo(json.dumps(numbers))

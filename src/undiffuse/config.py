@@ -134,18 +134,29 @@ class Recipe(Section):
             if not equals:
                 raise InputError(f"overrides have the form key=value, not {override!r}")
             try:
-                value = yaml.safe_load(text)
+                # a path is text, whatever YAML would make of it
+                value = text if key == "data.path" else yaml.safe_load(text)
             except yaml.YAMLError as error:
                 raise InputError(f"the value of {key} cannot be read: {text!r}") from error
-            if isinstance(value, str):  # YAML 1.1 takes 1e-4 for text
-                with contextlib.suppress(ValueError):
-                    value = float(value)
+            value = value if key == "data.path" else _numbers(value)
             _assign(values, type(self), key, value)
         given = {override.partition("=")[0] for override in overrides}
         for bound, other in (("steps", "minutes"), ("minutes", "steps")):
             if f"training.{bound}" in given and f"training.{other}" not in given and values["training"][bound]:
                 values["training"][other] = None
         return validated(values)
+
+
+def _numbers(value: Any) -> Any:
+    """`value` with texts such as 1e-4, which YAML 1.1 does not take for numbers, as numbers."""
+    if isinstance(value, dict):
+        return {key: _numbers(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_numbers(inner) for inner in value]
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value
 
 
 def _assign(values: dict[str, Any], model: type[BaseModel], key: str, value: Any) -> None:

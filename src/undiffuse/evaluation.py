@@ -42,6 +42,11 @@ class Judge:
     def __init__(self, split: Split, shape: tuple[int, int, int], labelled: bool, seed: int = 0) -> None:
         self.train, self.held_out = centred(split.train, shape), centred(split.held_out, shape)
         self.classifier: classifiers.Classifier | None = None
+        if len(self.held_out) < 2 or len(self.train) < 2:
+            raise InputError(
+                f"an evaluation needs at least 2 training and 2 held-out samples, not {len(self.train)} and "
+                f"{len(self.held_out)}: raise data.held_out, or add data"
+            )
         if labelled:
             labels, held_labels = split.train.conditions["label"], split.held_out.conditions["label"]
             self.classifier = classifiers.train(
@@ -120,8 +125,8 @@ def evaluate(
     shape = (model.shape[0], model.shape[1], model.shape[2])
     classes = len(model.classes)
     log = read_metrics(run)
-    say("a classifier is trained on the real training images" if classes else "features of the real images", 0.0)
-    judge = Judge(split, shape, labelled=classes > 0)
+    say("a classifier is trained on the real training images" if classes > 1 else "features of the real images", 0.0)
+    judge = Judge(split, shape, labelled=classes > 1)
 
     say(f"{n} samples with guidance", 0.1)
     condition = _conditions(model, split, n)

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,8 @@ from undiffuse.registry import build
 from undiffuse.training import Event, Plan, Run, TrainState
 
 VALIDATION_SAMPLES = 1024
+# what a killed write of one of a run's own files leaves behind
+LEFTOVER = re.compile(r"\.(recipe|model|metrics|evaluation|report|step-\d+)-\w+\.partial\.\w+")
 VALIDATION_SEEDS = 1 << 62  # above every seed of training, so that the streams are others
 
 
@@ -113,7 +116,7 @@ def whole(recipe: Recipe, split: Split, device: torch.device) -> dict[str, Any]:
         precision = "bfloat16" if bf16_pays(device) else "float32"
     values = config.plain(recipe)
     if recipe.data.path is not None:  # the run can then be evaluated from any folder
-        values["data"]["path"] = str(Path(recipe.data.path).resolve())
+        values["data"]["path"] = str(Path(recipe.data.path).expanduser().resolve())
     return values | {
         "resolved": {
             "shape": list(shape),
@@ -134,13 +137,14 @@ def open_folder(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
     Raises: InputError for a folder with another recipe, or one that is no run folder.
     """
     path = folder / "recipe.yaml"
-    for leftover in folder.glob("**/.*.partial*"):  # of a write that was killed
-        leftover.unlink(missing_ok=True)
     if not path.is_file():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        foreign = folder.is_dir() and any(not LEFTOVER.fullmatch(entry.name) for entry in folder.iterdir())
+        if foreign or (folder.exists() and not folder.is_dir()):
             raise InputError(f"{folder} exists and is not a run folder (it has no recipe.yaml): name another")
         write_text(path, config.to_yaml(spec))
-        return spec
+    for place in (folder, folder / "checkpoints", folder / "samples"):
+        for leftover in (p for p in place.glob(".*") if LEFTOVER.fullmatch(p.name)):
+            leftover.unlink(missing_ok=True)
     held = pipeline.read_spec(folder)
     # what the machine and the version decide may differ between the sessions of one run; the first one's holds
     ours = {

@@ -129,8 +129,10 @@ class Pipeline:
         """
         if n < 1:
             raise InputError(f"the number of samples must be at least 1, not {n}")
-        if seed < 0:
-            raise InputError(f"the seed must be 0 or more, not {seed}")
+        if not 0 <= seed < 2**63 - n:
+            raise InputError(f"the seed must be 0 or more and below 2^63 - n, not {seed}")
+        if batch_size < 1:
+            raise InputError(f"the batch size must be at least 1, not {batch_size}")
         given = {"label": label, "vector": vector}
         values = {key: torch.as_tensor(value) for key, value in given.items() if value is not None}
         for key, value in values.items():
@@ -209,7 +211,7 @@ def read_spec(run: Path) -> dict[str, Any]:
         raise InputError(f"{run} is not a run folder (it has no recipe.yaml){hint}")
     try:
         spec = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not isinstance(spec, dict) or "resolved" not in spec:
+        if not isinstance(spec, dict) or not isinstance(spec.get("resolved"), dict):
             raise InputError(f"{path} is not a whole recipe: it has no section 'resolved'")
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
@@ -228,8 +230,10 @@ def load(run: str | Path, network: nn.Module | None = None, device: torch.device
     spec = read_spec(run)
     try:
         pipeline = assemble(spec, network)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{run / 'recipe.yaml'} is not a recipe of this version: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{run / 'recipe.yaml'} is not a recipe of this version: {error!r}") from error
     path = run / "model.safetensors"
     if not path.is_file():
         raise InputError(f"{run} has no model.safetensors yet: train longer, to its first checkpoint")

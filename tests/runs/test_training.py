@@ -136,17 +136,18 @@ def test_a_budget_is_paced_over_enough_steps_also_after_a_resume(tmp_path: Path)
     assert again.state.seconds > 1.5
 
 
-def test_the_model_is_written_before_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that dies between the two files goes on from the older checkpoint and writes both again."""
+def test_a_run_that_dies_between_checkpoint_and_model_writes_the_model_on_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     experiment = tiny(tmp_path / "run")
-    monkeypatch.setattr(experiment.state, "save", lambda path: (_ for _ in ()).throw(InputError("dies here")))
+    monkeypatch.setattr(experiment.run, "_save_model", lambda: (_ for _ in ()).throw(InputError("dies here")))
     with pytest.raises(InputError, match="dies here"):
         train(experiment)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
     again = tiny(tmp_path / "run")
-    assert not again.resumed
-    train(again)
-    assert_same_bits(tmp_path / "run", tmp_path / "run")
-    assert again.finished
+    assert again.resumed
+    average = again.state.average.state_dict()
+    assert all(torch.equal(v, average[k]) for k, v in load_file(tmp_path / "run" / "model.safetensors").items())
 
 
 def test_a_full_disk_under_the_log_is_said(tmp_path: Path) -> None:
@@ -162,6 +163,29 @@ def test_leftovers_of_a_killed_write_are_no_reason_to_refuse(tmp_path: Path) -> 
     (folder / ".recipe-x.partial.yaml").write_text("half")
     tiny(folder)
     assert not list(folder.glob(".*"))
+
+
+def test_a_refused_folder_keeps_every_file(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / ".thesis.partial.docx").write_text("mine too")
+    with pytest.raises(InputError, match="not a run folder"):
+        tiny(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_lost_model_is_written_again_and_a_lost_checkpoint_is_said(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    train(tiny(folder))
+    model = folder / "model.safetensors"
+    held = load_file(model)
+    model.unlink()
+    tiny(folder)
+    assert all(torch.equal(value, held[name]) for name, value in load_file(model).items())
+    for checkpoint in checkpoints(folder):
+        checkpoint.unlink()
+    with pytest.raises(InputError, match="no checkpoint to go on from"):
+        tiny(folder)
+    assert read_metrics(folder)
 
 
 def test_nan_is_named_and_never_saved_over_a_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

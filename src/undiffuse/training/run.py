@@ -5,6 +5,7 @@ averaged weights), metrics.jsonl and samples/. Every file is replaced atomically
 goes on from its newest checkpoint, and on the CPU ends with the same bits as a run that was never stopped.
 """
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from undiffuse.errors import InputError
 from undiffuse.files import write_text
 from undiffuse.training.loop import Batch, train, validation_loss
 from undiffuse.training.state import TrainState
-from undiffuse.weights import write
+from undiffuse.weights import read, write
 
 KEPT_CHECKPOINTS = 2
 PACED_STEPS = 10  # at least so many steps are timed before a time budget becomes a step count
@@ -59,14 +60,15 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; a last line that a kill cut short is left out."""
+    """The lines of metrics.jsonl; what is no line of a log (a kill cuts the last one short) is left out."""
     path = folder / "metrics.jsonl"
     lines = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):
+            values = json.loads(line)
+            if isinstance(values, dict) and isinstance(values.get("step"), int):
+                lines.append(values)
     return lines
 
 
@@ -83,12 +85,35 @@ class Run:
         Raises: InputError for a checkpoint that is truncated, newer, or of another model.
         """
         found = checkpoints(self.folder)
+        if not found and any("loss" in line for line in read_metrics(self.folder)) and self._model.is_file():
+            raise InputError(
+                f"{self.folder} holds a model and a log but no checkpoint to go on from: "
+                "put the checkpoint back, or name another run folder"
+            )
         if found:
             self.state.load(found[-1])
+            if self._model_step() != self.state.step:  # it died between the two files, or the model was lost
+                self._save_model()
         log = [line for line in read_metrics(self.folder) if line["step"] <= self.state.step] if found else []
         if (self.folder / "metrics.jsonl").is_file():
             write_text(self.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in log))
         return bool(found)
+
+    @property
+    def _model(self) -> Path:
+        return self.folder / "model.safetensors"
+
+    def _save_model(self) -> None:
+        about = {"step": self.state.step, "seconds": round(self.state.seconds, 1)}
+        write(self._model, self.state.average.state_dict(), about)
+
+    def _model_step(self) -> int | None:
+        """The step of model.safetensors; None where it is missing or cannot be read."""
+        try:
+            step: int | None = read(self._model)[1].get("step")
+        except InputError:
+            return None
+        return step
 
     def stop(self) -> None:
         """Ask the loop to save and end after the step at hand (from a signal handler, say)."""
@@ -96,11 +121,8 @@ class Run:
 
     def save(self) -> None:
         """Write a checkpoint and the averaged weights, then drop the oldest checkpoints."""
-        about = {"step": self.state.step, "seconds": round(self.state.seconds, 1)}
-        self.state.check_finite()
-        # the checkpoint last: a run that dies between the two writes both again
-        write(self.folder / "model.safetensors", self.state.average.state_dict(), about)
         self.state.save(self.folder / "checkpoints" / f"step-{self.state.step:08d}.safetensors")
+        self._save_model()
         for old in checkpoints(self.folder)[:-KEPT_CHECKPOINTS]:
             old.unlink(missing_ok=True)
 

@@ -1,7 +1,6 @@
 """The whole state of a training run, in one file that holds tensors and JSON and no code."""
 
 import copy
-import math
 from pathlib import Path
 
 import torch
@@ -58,9 +57,11 @@ class TrainState:
     def load(self, path: Path) -> None:
         """Restore everything from `path`. Raises: InputError for a truncated or newer file, or one of another model."""
         tensors, about = read(path)
-        if about.get("format", math.inf) > FORMAT:
+        if not isinstance(about, dict) or not all(isinstance(about.get(k), int) for k in ("format", "step")):
+            raise InputError(f"{path} is not a checkpoint of undiffuse: delete it to go on without")
+        if about["format"] > FORMAT:
             raise InputError(
-                f"{path} has checkpoint format {about.get('format')}, and this version reads up to {FORMAT}: "
+                f"{path} has checkpoint format {about['format']}, and this version reads up to {FORMAT}: "
                 "it was written by a newer undiffuse; upgrade, or train into another run folder"
             )
         moments: dict[int, dict[str, Tensor]] = {}
