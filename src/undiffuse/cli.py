@@ -32,7 +32,7 @@ console = Console(stderr=True, highlight=False)
 # newer versions of typer carry their own copy of click; this base class is the same either way
 UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 DEMO_SECONDS = 150.0
-DEMO_TRAINING_SHARE = 0.42  # of the demo's seconds; the rest is for starting, evaluating and drawing
+DEMO_TRAINING_SHARE = 0.5  # of the demo's seconds; the rest is for starting, evaluating and drawing
 
 RunFolder = Annotated[Path, typer.Argument(help="A run folder, as `train` writes it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON on standard output.")]
@@ -293,7 +293,7 @@ def evaluate(
 @app.command()
 def demo(
     seconds: Annotated[
-        float, typer.Option(help="Run time of the whole: training takes a bit under half.")
+        float, typer.Option(help="Run time of the whole: training takes half.")
     ] = DEMO_SECONDS,
     run: Annotated[
         Path | None, typer.Option(help="The run folder; by default runs/demo, or runs/demo-SECONDS.")

@@ -7,7 +7,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from torch import Tensor
 
 from undiffuse.modalities import image
@@ -24,6 +26,13 @@ def to_png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", bbox_inches="tight")
     return buffer.getvalue()
+
+
+def _plain_ticks(axis: Axis) -> None:
+    """Ticks of a logarithmic axis at 1, 2 and 5 times powers of ten, written as plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def schedules(named: Mapping[str, Schedule]) -> Figure:
@@ -74,6 +83,7 @@ def losses(metrics: Sequence[Mapping[str, Any]]) -> Figure:
         if points:
             axis.plot(*zip(*points, strict=True), label=key.replace("_", " "), **style)
     axis.set(xlabel="optimizer step", ylabel="loss", yscale="log")
+    _plain_ticks(axis.yaxis)
     axis.legend()
     return figure
 
@@ -102,6 +112,8 @@ def quality(rows: Sequence[Mapping[str, Any]], baseline: float, measured: str) -
             axis.plot(*zip(*points, strict=True), marker="o", markersize=4, label=sampler)
         axis.axhline(baseline, color="gray", linestyle="--", linewidth=1, label="real training images")
         axis.set(xlabel=label, xscale="log", yscale="log")
+        _plain_ticks(axis.xaxis)
+        _plain_ticks(axis.yaxis)
     axes[0].set_ylabel(f"Frechet distance over\n{measured}", fontsize=8)
     axes[0].legend(fontsize=7)
     return figure

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from undiffuse import evaluation, report
 from undiffuse.errors import InputError
@@ -53,3 +54,11 @@ def test_an_early_deadline_shrinks_the_sweep(run: Path, monkeypatch: pytest.Monk
 def test_one_sample_is_too_few(run: Path) -> None:
     with pytest.raises(InputError, match="at least 2 samples, not 1"):
         evaluation.evaluate(run, n=1)
+
+
+def test_real_images_are_drawn_with_classes_in_turn() -> None:
+    """Each draw of real images has every class equally often, as the samples it is compared with."""
+    labels = torch.tensor([0, 0, 0, 0, 1, 2, 1, 2, 1, 2, 1, 2])
+    order = torch.argsort(evaluation._turn(labels), stable=True)
+    for draw in labels[order].split(3):
+        assert sorted(draw.tolist()) == [0, 1, 2]
