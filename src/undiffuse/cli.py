@@ -292,9 +292,7 @@ def evaluate(
 
 @app.command()
 def demo(
-    seconds: Annotated[
-        float, typer.Option(help="Run time of the whole: training takes half.")
-    ] = DEMO_SECONDS,
+    seconds: Annotated[float, typer.Option(help="Run time of the whole: training takes half.")] = DEMO_SECONDS,
     run: Annotated[
         Path | None, typer.Option(help="The run folder; by default runs/demo, or runs/demo-SECONDS.")
     ] = None,
