@@ -29,11 +29,35 @@ from undiffuse import samplers, schedule  # noqa: E402  after the hook
 
 ARGUMENTS = {"table": {"alpha_bar": (0.99, 0.9, 0.6, 0.3, 0.1, 0.01)}}
 VARIANTS = {
-    "ddpm": [{"variance": "beta-tilde"}, {"variance": "beta"}],
-    "ddim": [{}, {"eta": 0.5}, {"eta": 1.0}],
-    "euler": [{"variable": "angle"}, {"variable": "ratio"}],
-    "heun": [{"variable": "angle"}, {"variable": "ratio"}],
-    "dpm++": [{"order": 1}, {"order": 2, "weights": "exact"}, {"order": 2, "weights": "midpoint"}, {"order": 3}],
+    "ddpm": ["", "variance=beta"],
+    "ddim": ["", "eta=0.5", "eta=1.0", "eta=1.0,brownian=true"],
+    "euler": ["", "variable=ratio"],
+    "heun": ["", "variable=ratio"],
+    "midpoint": ["", "variable=ratio"],
+    "adams": [f"order={p},corrector={c}" for p in (1, 2, 3, 4) for c in ("false", "true")],
+    "lms": [f"order={p}" for p in (1, 2, 3, 4)],
+    "dpm": ["order=1", "order=2", "order=2,weights=exact", "order=3", "order=2,eta=1", "order=1,eta=0.5"],
+    "dpm++": [
+        *("order=1", "order=2", "order=2,weights=exact", "order=3", "order=3,weights=published"),
+        *("order=1,eta=1", "order=2,eta=1", "order=3,eta=0.7", "order=2,eta=1,brownian=true"),
+    ],
+    "dpm-single": ["order=2", "order=2,weights=exact", "order=3", "order=3,weights=exact", "order=2,eta=1"],
+    "dpm++-single": [
+        *("order=2", "order=2,weights=exact", "order=3", "order=3,weights=exact", "order=2,eta=1"),
+        "order=2,eta=1,brownian=true",
+    ],
+    "deis": [*(f"order={p}" for p in (1, 2, 3, 4)), "variable=ratio", "variable=lambda", "variable=angle"],
+    "unipc": [
+        *(f"order={p},weights={w}" for p in (1, 2, 3) for w in ("exact", "bh1", "bh2")),
+        *("form=noise", "corrector=false"),
+    ],
+    "ipndm": [f"order={p}" for p in (1, 2, 3, 4)],
+    "pndm": ["", "start=runge-kutta"],
+    "adaptive": ["rtol=1e-6,atol=1e-6,pair=bosh3", "rtol=1e-8,atol=1e-8"],
+    "ancestral": ["", "sampler=midpoint", "sampler=ddim,eta=0.5"],
+    "churn": ["", "sampler=euler"],
+    "restart": ["", "sampler=dpm++,repeats=1,steps=2"],
+    "langevin": ["", "sampler=euler-maruyama", "corrections=2,snr=0.05"],
 }
 
 
@@ -49,8 +73,8 @@ def _schedules():
 
 @functools.cache
 def _samplers():
-    made = [samplers.named(name, **chosen) for name in samplers.SAMPLERS for chosen in VARIANTS.get(name, [{}])]
-    return {repr(sampler): sampler for sampler in made}
+    names = [f"{name}:{chosen}".rstrip(":") for name in samplers.SAMPLERS for chosen in VARIANTS.get(name, [""])]
+    return {name: samplers.named(name) for name in names}
 
 
 @pytest.fixture

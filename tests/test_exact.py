@@ -50,6 +50,19 @@ def test_a_mixture_of_equal_components_is_a_gaussian(any_schedule):
     assert math.isclose(gaussian.data_std, math.sqrt(float(COVARIANCE.diagonal().mean())))
 
 
+def test_diagonal_covariances_need_no_matrices(any_schedule):
+    weights, means = torch.tensor([0.2, 0.8]), torch.stack([MEAN, -MEAN])
+    variances = torch.tensor([[0.3, 1.0, 0.0], [2.0, 0.1, 0.5]]).double()
+    short, full = (Mixture(any_schedule, weights, means, c) for c in (variances, torch.diag_embed(variances)))
+    assert_close(short(X, TIMES).x0, full(X, TIMES).x0)
+    assert_close(short.log_prob(X, TIMES), full.log_prob(X, TIMES))
+    assert short.data_std == full.data_std
+    spread = short.draw(20000, torch.Generator().manual_seed(0)).var(0)
+    assert_close(spread, full.draw(20000, torch.Generator().manual_seed(1)).var(0), rtol=0.05, atol=0)
+    one, same = Gaussian(any_schedule, MEAN, variances[1]), Gaussian(any_schedule, MEAN, torch.diag(variances[1]))
+    assert_close(one.transport(X, TIMES, 1 - TIMES), same.transport(X, TIMES, 1 - TIMES))
+
+
 def test_the_score_is_the_gradient_of_log_prob(any_schedule):
     points = torch.stack([MEAN, -MEAN, X[0]])
     for denoiser in (mixture(any_schedule), FiniteData(any_schedule, points)):
@@ -116,3 +129,5 @@ def test_draws_have_the_moments_of_the_data():
 def test_what_is_not_a_covariance_is_refused():
     with pytest.raises(InputError, match="positive semi-definite"):
         Gaussian(Cosine(), torch.zeros(2), torch.tensor([[1.0, 2.0], [2.0, 1.0]]))
+    with pytest.raises(InputError, match="positive semi-definite"):
+        Gaussian(Cosine(), torch.zeros(2), torch.tensor([1.0, -1.0]))

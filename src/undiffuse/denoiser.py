@@ -4,6 +4,7 @@
 whichever of them the network predicts.
 """
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -102,6 +103,10 @@ class BaseDenoiser(nn.Module, ABC):
         """This denoiser under a condition, encoded once: `denoiser.given(label=7)`, `denoiser.given(label=labels)`."""
         return Given(self, self.encode(condition))
 
+    def rows(self, index: Int64[Tensor, " chosen"]) -> "BaseDenoiser":
+        """This denoiser for some samples of its batch: what it holds per sample is held for those alone."""
+        return self
+
     def level(self, t: Time, batch: int) -> Level:
         """The noise levels of a batch. Raises: InputError for times outside [t_min, t_max]."""
         times = host(t).expand(batch)
@@ -193,6 +198,11 @@ class Wrapper(BaseDenoiser):
         self.schedule, self.data_std = denoiser.schedule, denoiser.data_std
         self.t_min, self.t_max = denoiser.t_min, denoiser.t_max
 
+    def rows(self, index: Int64[Tensor, " chosen"]) -> "Wrapper":
+        chosen = copy.copy(self)
+        chosen._modules = {**self._modules, "denoiser": self.denoiser.rows(index)}
+        return chosen
+
     def encode(self, condition: Mapping[str, object], drop: Bool[Tensor, " batch"] | None = None) -> Encoded:
         return self.denoiser.encode(condition, drop)
 
@@ -203,6 +213,11 @@ class Given(Wrapper):
     def __init__(self, denoiser: BaseDenoiser, condition: Encoded) -> None:
         super().__init__(denoiser)
         self.condition = condition
+
+    def rows(self, index: Int64[Tensor, " chosen"]) -> "Given":
+        chosen = cast(Given, super().rows(index))
+        chosen.condition = {k: v[index.to(v.device)] if len(v) > 1 else v for k, v in self.condition.items()}
+        return chosen
 
     def encode(self, condition: Mapping[str, object], drop: Bool[Tensor, " batch"] | None = None) -> Encoded:
         if condition:

@@ -282,7 +282,7 @@ def _sweep(
                 {
                     "sampler": name,
                     "grid": grid,
-                    "evaluations": steps * sampler.evaluations,
+                    "evaluations": sampler.evaluations(steps),
                     "frechet_distance": round(judge.distance(channels_first(images)), 4),
                     "seconds": round(seconds, 3),
                     "n": n,

@@ -41,8 +41,8 @@ class _Exact(BaseDenoiser):
 class Mixture(_Exact):
     """Data from a mixture of K Gaussians in D dimensions: p(x_t) is the mixture of N(alpha m_k, alpha^2 C_k + sigma^2).
 
-    weights (K,), means (K, D), covariances (K, D, D), positive semi-definite; float64. Samples may have any shape of
-    D elements.
+    weights (K,), means (K, D), covariances (K, D, D), positive semi-definite, or (K, D), their diagonals where they
+    are diagonal: then thousands of dimensions are cheap; float64. Samples may have any shape of D elements.
     """
 
     def __init__(
@@ -50,32 +50,44 @@ class Mixture(_Exact):
         schedule: Schedule,
         weights: Float[Tensor, " components"],
         means: Float[Tensor, "components dim"],
-        covariances: Float[Tensor, "components dim dim"],
+        covariances: Float[Tensor, "components dim dim"] | Float[Tensor, "components dim"],
         t_min: float | None = None,
         t_max: float = 1.0,
     ) -> None:
         weights, means, covariances = (torch.as_tensor(v, dtype=torch.float64) for v in (weights, means, covariances))
         weights = weights / weights.sum()
-        eigenvalues, vectors = torch.linalg.eigh(covariances)
+        # the eigenvectors of a diagonal covariance are the axes, and are left out
+        eigenvalues, vectors = (covariances, None) if covariances.ndim == 2 else torch.linalg.eigh(covariances)
         if float(eigenvalues.min()) < -1e-9 * float(eigenvalues.max().clamp(min=1)):
             raise InputError(
                 f"covariances must be positive semi-definite; one has eigenvalue {float(eigenvalues.min()):.3g}"
             )
         centre = weights @ means
-        spread = (weights[:, None] * ((means - centre).square() + covariances.diagonal(dim1=1, dim2=2))).sum(0)
+        variances = covariances if vectors is None else covariances.diagonal(dim1=1, dim2=2)
+        spread = (weights[:, None] * ((means - centre).square() + variances)).sum(0)
         super().__init__(schedule, t_min, t_max, math.sqrt(float(spread.mean())))
         self.log_weights, self.means = weights.log(), means
         self.eigenvalues, self.vectors = eigenvalues.clamp(min=0), vectors
+
+    def _along_vectors(self, x: Tensor) -> Tensor:
+        """Coordinates (B, K, D) of x (B, K, D) along each component's eigenvectors."""
+        return x if self.vectors is None else torch.einsum("bkd,kde->bke", x, self.vectors.to(x))
+
+    def _from_vectors(self, coordinates: Tensor) -> Tensor:
+        """The inverse of `_along_vectors`."""
+        return (
+            coordinates
+            if self.vectors is None
+            else torch.einsum("bke,kde->bkd", coordinates, self.vectors.to(coordinates))
+        )
 
     def _components(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor, Tensor]:
         """Coordinates (B, K, D) of x - alpha m_k along the eigenvectors, variances, log joint densities (B, K)."""
         flat = x.flatten(1)
         # one device and dtype throughout: the samples'
-        log_weights, means, eigenvalues, vectors = (
-            v.to(flat) for v in (self.log_weights, self.means, self.eigenvalues, self.vectors)
-        )
+        log_weights, means, eigenvalues = (v.to(flat) for v in (self.log_weights, self.means, self.eigenvalues))
         alpha, sigma = along_batch(level.alpha, means[None]), along_batch(level.sigma, means[None])
-        coordinates = torch.einsum("bkd,kde->bke", flat[:, None] - alpha * means, vectors)
+        coordinates = self._along_vectors(flat[:, None] - alpha * means)
         variances = alpha.square() * eigenvalues + sigma.square()
         log_density = -0.5 * (coordinates.square() / variances + (2 * math.pi * variances).log()).sum(-1)
         return coordinates, variances, log_weights + log_density
@@ -85,7 +97,7 @@ class Mixture(_Exact):
         coordinates, variances, log_joint = self._components(x_t, level)
         alpha = along_batch(level.alpha, coordinates)
         shrunk = alpha * self.eigenvalues.to(coordinates) / variances * coordinates
-        means = self.means.to(coordinates) + torch.einsum("bke,kde->bkd", shrunk, self.vectors.to(coordinates))
+        means = self.means.to(coordinates) + self._from_vectors(shrunk)
         x0 = (log_joint.softmax(1)[..., None] * means).sum(1).reshape(x_t.shape)
         return Estimate.of_x0(x_t, x0, level)
 
@@ -97,18 +109,20 @@ class Mixture(_Exact):
         """Samples of the data, float64."""
         component = torch.multinomial(self.log_weights.exp(), count, replacement=True, generator=generator)
         z = torch.randn(count, self.means.shape[1], dtype=torch.float64, generator=generator)
-        deviation = torch.einsum("bde,be->bd", self.vectors[component], self.eigenvalues[component].sqrt() * z)
+        deviation = self.eigenvalues[component].sqrt() * z
+        if self.vectors is not None:
+            deviation = torch.einsum("bde,be->bd", self.vectors[component], deviation)
         return self.means[component] + deviation
 
 
 class Gaussian(Mixture):
-    """Data from N(mean, covariance), of any covariance."""
+    """Data from N(mean, covariance), of any covariance: (D, D), or (D,) where it is diagonal."""
 
     def __init__(
         self,
         schedule: Schedule,
         mean: Float[Tensor, " dim"],
-        covariance: Float[Tensor, "dim dim"],
+        covariance: Float[Tensor, "dim dim"] | Float[Tensor, " dim"],
         t_min: float | None = None,
         t_max: float = 1.0,
     ) -> None:
@@ -126,7 +140,7 @@ class Gaussian(Mixture):
             along_batch(then.alpha, variances).square() * self.eigenvalues.to(x)
             + along_batch(then.sigma, variances).square()
         )
-        moved = torch.einsum("bke,kde->bd", coordinates * (after / variances).sqrt(), self.vectors.to(x))
+        moved = self._from_vectors(coordinates * (after / variances).sqrt())[:, 0]
         return (along_batch(then.alpha, moved) * self.means[0].to(x) + moved).reshape(x.shape)
 
 

@@ -36,15 +36,15 @@ def host(value: Time) -> Host:
     return torch.tensor(value, dtype=torch.float64)
 
 
-def along_batch(coefficient: Float64[Tensor, " batch"], like: Tensor) -> Tensor:
-    """Per-sample coefficients (B,), ready to multiply `like` (B, ...): moved to its device, float64 only if it is.
+def along_batch(coefficient: Float64[Tensor, "*several batch"], like: Tensor) -> Tensor:
+    """Per-sample coefficients (..., B), ready to multiply `like` (B, ...): moved to its device, float64 only if it is.
 
     The one place where a float64 host number meets a sample; half-precision samples get float32 coefficients, because
     1 - alpha^2 in bf16 is 0.
     """
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
     moved = coefficient.to(device=like.device, dtype=dtype, non_blocking=True)
-    return moved.reshape(-1, *[1] * (like.ndim - 1))
+    return moved.reshape(*moved.shape, *[1] * (like.ndim - 1))
 
 
 class Schedule(ABC):

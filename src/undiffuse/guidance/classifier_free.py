@@ -1,9 +1,10 @@
 """Classifier-free guidance (Ho & Salimans 2022)."""
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from undiffuse.denoiser import BaseDenoiser, Encoded, Estimate, Sample, Wrapper
@@ -26,6 +27,11 @@ class ClassifierFree(Wrapper):
         self.scale = host(scale)
         if not bool(self.scale.isfinite().all()):
             raise InputError(f"the guidance scale must be finite, not {scale}")
+
+    def rows(self, index: Int64[Tensor, " chosen"]) -> "ClassifierFree":
+        chosen = cast(ClassifierFree, super().rows(index))
+        chosen.scale = self.scale[index] if self.scale.ndim else self.scale
+        return chosen
 
     def encode(self, condition: Mapping[str, object], drop: Bool[Tensor, " batch"] | None = None) -> Encoded:
         """Per input (B, 2, ...): the null, then the condition."""

@@ -1,46 +1,26 @@
 """Denoiser -> samples: one file a family, and the one loop that walks a grid of times."""
 
-import ast
-
-from undiffuse.errors import InputError
-from undiffuse.registry import build
 from undiffuse.samplers import grid
-from undiffuse.samplers.base import LinearSampler, Sampler, State, sample, walk
+from undiffuse.samplers.adaptive import Adaptive
+from undiffuse.samplers.ancestral import Ancestral
+from undiffuse.samplers.base import Sampler, State, sample, walk
+from undiffuse.samplers.churn import Churn
+from undiffuse.samplers.consistency import Consistency
 from undiffuse.samplers.ddim import DDIM
 from undiffuse.samplers.ddpm import DDPM
 from undiffuse.samplers.euler_maruyama import EulerMaruyama
-from undiffuse.samplers.exponential import DPMSolverPlusPlus
 from undiffuse.samplers.grid import GRIDS
-from undiffuse.samplers.runge_kutta import Euler, Heun
-
-SAMPLERS: dict[str, type[Sampler]] = {
-    "ddpm": DDPM,
-    "ddim": DDIM,
-    "euler": Euler,
-    "heun": Heun,
-    "dpm++": DPMSolverPlusPlus,
-    "euler-maruyama": EulerMaruyama,
-}
-
-
-def named(name: str, **arguments: object) -> Sampler:
-    """The sampler called `name` in `SAMPLERS`, with its arguments, which the name may hold too: "ddim:eta=0.5".
-
-    Several are separated by commas: "dpm++:order=2,weights=midpoint".
-    """
-    name, _, given = name.partition(":")
-    for part in filter(None, given.split(",")):
-        key, equals, value = part.partition("=")
-        if not equals:
-            raise InputError(f"a sampler's arguments have the form name:key=value, not {part!r}")
-        try:
-            arguments[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            arguments[key] = value  # a bare word
-    return build("sampler", SAMPLERS, name, arguments)
-
+from undiffuse.samplers.langevin import Langevin
+from undiffuse.samplers.linear import LinearSampler
+from undiffuse.samplers.multistep import DEIS, IPNDM, LMS, Adams, DPMSolver, DPMSolverPlusPlus, UniPC
+from undiffuse.samplers.names import SAMPLERS, named
+from undiffuse.samplers.pndm import PNDM
+from undiffuse.samplers.restart import Restart
+from undiffuse.samplers.single_step import DPMSolverPlusPlusSingle, DPMSolverSingle, Euler, Heun, Midpoint
 
 __all__ = [
-    "DDIM", "DDPM", "GRIDS", "SAMPLERS", "DPMSolverPlusPlus", "Euler", "EulerMaruyama", "Heun", "LinearSampler",
-    "Sampler", "State", "grid", "named", "sample", "walk",
+    "DDIM", "DDPM", "DEIS", "GRIDS", "IPNDM", "LMS", "PNDM", "SAMPLERS", "Adams", "Adaptive", "Ancestral", "Churn",
+    "Consistency", "DPMSolver", "DPMSolverPlusPlus", "DPMSolverPlusPlusSingle", "DPMSolverSingle", "Euler",
+    "EulerMaruyama", "Heun", "Langevin", "LinearSampler", "Midpoint", "Restart", "Sampler", "State", "UniPC", "grid",
+    "named", "sample", "walk",
 ]  # fmt: skip

@@ -7,9 +7,10 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from undiffuse.errors import InputError
-from undiffuse.samplers.base import Grid, LinearSampler
+from undiffuse.samplers.base import Grid
 from undiffuse.samplers.ddpm import transition
-from undiffuse.schedule import Schedule
+from undiffuse.samplers.linear import LinearSampler
+from undiffuse.schedule import Host, Schedule
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class DDIM(LinearSampler):
     """
 
     eta: float = 0.0
-    order = 1
+    brownian: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta < float("inf"):
@@ -29,6 +30,9 @@ class DDIM(LinearSampler):
     @property
     def stochastic(self) -> bool:  # type: ignore[override]
         return self.eta > 0
+
+    def clock(self, schedule: Schedule, t: Host) -> Host:
+        return self.eta**2 * schedule.log_snr(t)
 
     def rows(self, schedule: Schedule, times: Grid) -> Float64[Tensor, "steps m batch"]:
         t, s = times[:-1], times[1:]
@@ -42,4 +46,5 @@ class DDIM(LinearSampler):
             )
         of_noise = sigma_s * kept.sqrt()
         of_x0 = schedule.alpha(s) - of_noise * schedule.alpha(t) / sigma_t
-        return torch.stack([of_noise / sigma_t, of_x0, self.eta * sigma_s * share.sqrt()], 1)
+        rows = [of_noise / sigma_t, of_x0]
+        return torch.stack([*rows, self.eta * sigma_s * share.sqrt()] if self.stochastic else rows, 1)

@@ -8,7 +8,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from undiffuse.errors import unknown
-from undiffuse.samplers.base import Grid, LinearSampler
+from undiffuse.samplers.base import Grid
+from undiffuse.samplers.linear import LinearSampler
 from undiffuse.schedule import Host, Schedule
 
 VARIANCES = ("beta-tilde", "beta")
@@ -29,7 +30,7 @@ class DDPM(LinearSampler):
     """
 
     variance: Literal["beta-tilde", "beta"] = "beta-tilde"
-    order = 1
+    brownian: bool = False
     stochastic = True
 
     def __post_init__(self) -> None:

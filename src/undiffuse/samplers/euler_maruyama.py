@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from undiffuse.samplers.base import Grid, LinearSampler
-from undiffuse.schedule import Schedule
+from undiffuse.samplers.base import Grid
+from undiffuse.samplers.linear import LinearSampler
+from undiffuse.schedule import Host, Schedule
 
 
 @dataclass(frozen=True)
@@ -17,8 +18,11 @@ class EulerMaruyama(LinearSampler):
     score = (alpha x0_hat - x) / sigma^2. Where alpha = 0, f and g^2 are infinite: start at an earlier time.
     """
 
-    order = 1
+    brownian: bool = False
     stochastic = True
+
+    def clock(self, schedule: Schedule, t: Host) -> Host:
+        return -schedule.log_snr(t)
 
     def rows(self, schedule: Schedule, times: Grid) -> Float64[Tensor, "steps m batch"]:
         t = times[:-1]
