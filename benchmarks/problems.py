@@ -110,8 +110,8 @@ def _scaled(weights: Tensor, means: Tensor, variances: Tensor, std: float) -> tu
 PROBLEMS: dict[str, Problem] = {
     problem.name: problem
     for problem in (
-        Problem("ring", 64, 1e-11, ring),
-        Problem("low-rank", 32, 1e-11, low_rank),
+        Problem("ring", 256, 1e-11, ring),
+        Problem("low-rank", 128, 1e-11, low_rank),
         Problem("image", 8, 1e-9, image),
     )
 }

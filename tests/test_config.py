@@ -40,7 +40,7 @@ def test_overrides_reach_every_depth() -> None:
         ("schedule=cosin", "did you mean 'cosine'"),
         ("prediction=w", "unknown prediction 'w'"),
         ("objective.weight=minsnr", "did you mean 'min-snr'"),
-        ("sampling.sampler=dpm", "did you mean"),
+        ("sampling.sampler=dpmm", "did you mean"),
         ("sampling.grid=karass", "did you mean 'karras'"),
         ("condition=labels", "did you mean 'label'"),
         ("data.source=foldr", "did you mean 'folder'"),

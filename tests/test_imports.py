@@ -35,7 +35,8 @@ MAY_SEE = {
 MAY_SEE["systems"] = MAY_SEE["pipeline"] | {"pipeline"}
 MAY_SEE["serving"] = MAY_SEE["systems"] | {"systems"}
 SEE_ALL = {
-    "__init__", "__main__", "cli", "config", "evaluation", "experiment", "formats", "plots", "recipes", "report",
+    "__init__", "__main__", "cli", "comparison", "config", "evaluation", "experiment", "formats", "plots", "recipes",
+    "report",
 }  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
 

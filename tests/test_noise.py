@@ -1,5 +1,6 @@
 """Randomness that belongs to a sample: Philox's known answers, moments, independence, and no trace of the batch."""
 
+import itertools
 import math
 
 import pytest
@@ -115,3 +116,97 @@ def test_float32_uniforms_stay_inside_the_open_interval(monkeypatch):
     for word in (0, 0xFFFFFFFF):
         monkeypatch.setattr(source, "_words", lambda *_, word=word: torch.full((1, 4), word, dtype=torch.int64))
         assert 0 < float(source.uniform("time")) < 1
+
+
+# -- branches ---------------------------------------------------------------------------------------------------------
+
+
+def test_branches_are_streams_of_their_own():
+    def drawn(*numbers, purpose="step"):
+        source = NoiseSource([5], (2**14,), dtype=torch.float64)
+        for number in numbers:
+            source = source.branch(number)
+        return source.normal(purpose).flatten()
+
+    streams = [drawn(), drawn(1), drawn(2), drawn(4095), drawn(1, 1), drawn(1, 2), drawn(2, 1)]
+    for i, stream in enumerate(streams):
+        assert all(correlated(stream, other) < 5 / 2**7 for other in streams[:i])
+    assert torch.equal(drawn(3), drawn(3))
+
+
+def test_a_branch_leaves_its_source_alone_and_may_differ_per_sample():
+    source = NoiseSource([1, 2], (4,))
+    before = source.normal("step")
+    branched = source.branch(torch.tensor([7, 9]))
+    assert torch.equal(source.normal("step"), before)
+    each = [source.branch(number).normal("step")[i] for i, number in enumerate((7, 9))]
+    assert torch.equal(branched.normal("step"), torch.stack(each))
+
+
+# -- Brownian paths ---------------------------------------------------------------------------------------------------
+
+CLOCKS = [(-9.0, -2.0), (-2.0, 0.37), (0.37, 0.45), (0.45, 6.1), (6.1, 30.0)]
+
+
+def clock(value, count=1):
+    return torch.full((count,), value, dtype=torch.float64)
+
+
+def path(count=1, shape=(2**14,), first=0):
+    return NoiseSource(range(first, first + count), shape, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("start", "end"), [*CLOCKS, (-math.inf, 3.0), (-20.0, 20.0), (4.0, -4.0), (5.0, math.inf)])
+def test_brownian_increments_are_standard_normal(start, end):
+    z = path(4).brownian(clock(start, 4), clock(end, 4)).flatten()
+    for power, moment in ((1, 0), (2, 1), (3, 0), (4, 3)):
+        error = math.sqrt((math.prod(range(1, 2 * power, 2)) - moment**2) / len(z))
+        assert abs(float((z**power).mean()) - moment) < 5 * error
+
+
+def test_brownian_increments_over_disjoint_intervals_are_independent():
+    source = path()
+    increments = [source.brownian(clock(a), clock(b)).flatten() for a, b in [(-math.inf, -9.0), *CLOCKS]]
+    for i, increment in enumerate(increments):
+        assert all(correlated(increment, other) < 5 / 2**7 for other in increments[:i])
+
+
+def whole(*points, source=None):
+    """The increment over the first to the last of `points`, in units of the clock, from those between them."""
+    source = source or path(3, (5,))
+    passed = [math.exp(b) - math.exp(a) for a, b in itertools.pairwise(points)]
+    parts = [source.brownian(clock(a, 3), clock(b, 3)) for a, b in itertools.pairwise(points)]
+    return sum(math.sqrt(abs(p)) * part for p, part in zip(passed, parts, strict=True))
+
+
+@pytest.mark.parametrize("first", [-math.inf, -3.0])
+def test_brownian_increments_add_up_whatever_the_number_of_steps(first):
+    coarse = whole(first, 2.5)
+    for points in ([0.3], [-2.0, -1.0, 0.0, 1.0, 2.0], [0.05 * i for i in range(-10, 15)]):
+        assert_close(whole(first, *points, 2.5), coarse, rtol=1e-9, atol=1e-9)
+
+
+def test_a_falling_clock_runs_the_same_path_back():
+    assert_close(whole(2.5, 1.0, -3.0), -whole(-3.0, 1.0, 2.5), rtol=1e-9, atol=1e-9)
+    assert_close(whole(2.5, -3.0), whole(2.5, 2.0, 1.9, 0.4, -3.0), rtol=1e-9, atol=1e-9)
+
+
+def test_a_brownian_path_belongs_to_its_sample():
+    """Not to the batch, nor to what was asked before, nor to the others' clocks."""
+    starts, ends = (torch.tensor(v, dtype=torch.float64) for v in ([-3.0, -1.0, 4.0], [2.0, 0.5, -4.0]))
+    together = path(3, (5,))
+    together.brownian(clock(-8.0, 3), clock(-7.0, 3))
+    found = together.brownian(starts, ends)
+    for i in range(3):
+        alone = path(1, (5,), first=i).brownian(starts[i : i + 1], ends[i : i + 1])
+        assert_close(found[i], alone[0], rtol=1e-12, atol=1e-12)
+    branched = together.branch(1).brownian(starts, ends)
+    assert not (branched == found).any()
+    assert torch.equal(together.brownian(starts, ends), found)
+
+
+def test_brownian_paths_are_the_same_in_both_precisions():
+    single, double = (NoiseSource(range(3), (5,), dtype=d) for d in (torch.float32, torch.float64))
+    for a, b in CLOCKS:
+        both = [source.brownian(clock(a, 3), clock(b, 3)).double() for source in (single, double)]
+        assert_close(*both, rtol=1e-3, atol=1e-3)

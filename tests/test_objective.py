@@ -56,7 +56,7 @@ def test_errors_of_x0_noise_and_v_are_one_error():
     snr = level.log_snr.exp()[:, None]
     x_t, output, error = torch.randn(3, 5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for predicts in PREDICTIONS:
-        target = named(predicts).target(level)
+        target = named(predicts).target
         right, wrong = Estimate(x_t, output, level, target), Estimate(x_t, output + error, level, target)
         x0_error = (wrong.x0 - right.x0) ** 2
         assert_close((wrong.noise - right.noise) ** 2 / snr, x0_error, rtol=1e-6, atol=0)

@@ -57,7 +57,7 @@ def test_round_trips_hold_from_log_snr_30_to_minus_30(predicts, schedule):
     level = Level(schedule, TIMES)
     x0, noise, x_t = unknowns(level)
     a, b = named(predicts).target(level)
-    estimate = Estimate(x_t, a[:, None] * x0 + b[:, None] * noise, level, (a, b))
+    estimate = Estimate(x_t, a[:, None] * x0 + b[:, None] * noise, level, named(predicts).target)
     for name, of in WANTED.items():
         a, b = of(level)
         expected, scale = a[:, None] * x0 + b[:, None] * noise, (a.abs() + b.abs())[:, None]
@@ -78,7 +78,7 @@ def test_in_float32_the_error_is_a_few_ulp_of_what_is_well_posed(predicts, wante
     level = Level(FAMILIES[0], TIMES)
     x0, noise, x_t = unknowns(level)
     a, b = named(predicts).target(level)
-    estimate = Estimate(x_t.float(), (a[:, None] * x0 + b[:, None] * noise).float(), level, (a, b))
+    estimate = Estimate(x_t.float(), (a[:, None] * x0 + b[:, None] * noise).float(), level, named(predicts).target)
     given = getattr(estimate, wanted)
     assert given.dtype == torch.float32
     error = (given.double() - (x0 if wanted == "x0" else noise)).abs()

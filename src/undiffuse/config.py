@@ -15,7 +15,7 @@ from undiffuse.errors import InputError, unknown
 from undiffuse.networks import NETWORKS
 from undiffuse.objective import TIME_LAWS, WEIGHTS
 from undiffuse.prediction import PREDICTIONS
-from undiffuse.samplers import GRIDS, SAMPLERS
+from undiffuse.samplers import GRIDS, understand
 from undiffuse.schedule import SCHEDULES
 
 
@@ -81,7 +81,7 @@ class Training(Section):
 
 class Sampling(Section):
     sampler: str = "dpm++"
-    grid: str = "log-snr"
+    grid: str = Field("log-snr", description='where the sampler\'s name asks for none, as "DPM++ 2M Karras" does')
     steps: int = Field(20, ge=1)
     guidance: float = 1.5
 
@@ -113,7 +113,7 @@ class Recipe(Section):
             ("prediction", self.prediction.name, PREDICTIONS),
             ("weight", self.objective.weight.name, WEIGHTS),
             ("time law", self.objective.times.name, TIME_LAWS),
-            ("sampler", self.sampling.sampler.partition(":")[0], SAMPLERS),
+            ("time grid", understand(self.sampling.sampler)[1] or self.sampling.grid, GRIDS),
             ("time grid", self.sampling.grid, GRIDS),
         ):
             if name not in registry:

@@ -7,7 +7,7 @@ whichever of them the network predicts.
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from undiffuse import prediction as predictions
 from undiffuse.errors import InputError
 from undiffuse.noise import NoiseSource
-from undiffuse.prediction import Level, Pair, Prediction
+from undiffuse.prediction import Combination, Level, Prediction
 from undiffuse.schedule import Schedule, Time, along_batch, host
+
+LEVELS_KEPT = 1024  # noise levels whose coefficients a denoiser keeps: grids of sampling, not the draws of training
 
 Sample = Float[Tensor, "batch ..."]
 Encoded = Mapping[str, Tensor]  # what a network takes beside x_t and c_noise: named tensors (B, ...)
@@ -35,48 +37,62 @@ class Encoder(Protocol):
 class Estimate:
     """What a denoiser knows of a batch: x_t and one combination F = a x_0 + b noise of the two unknowns.
 
-    x_t, output: (B, ...); level: the B noise levels; target: (a, b), each (B,), float64 on the host.
+    x_t, output: (B, ...); level: the B noise levels; target: the function that says (a, b) at a level.
     """
 
     x_t: Sample
     output: Sample
     level: Level
-    target: Pair
+    target: Combination
 
     @classmethod
     def of_x0(cls, x_t: Sample, x0: Sample, level: Level) -> "Estimate":
         """The estimate that says x_0 is `x0`."""
-        return cls(x_t, x0, level, predictions.x0_of(level))
+        return cls(x_t, x0, level, predictions.x0_of)
 
-    def combination(self, wanted: Pair) -> Sample:
-        """`a x_0 + b noise` for wanted = (a, b), per sample."""
-        of_x, of_output = predictions.conversion(self.level, self.target, wanted)
-        return along_batch(of_x, self.x_t) * self.x_t + along_batch(of_output, self.x_t) * self.output
+    def combination(self, wanted: Combination) -> Sample:
+        """`a x_0 + b noise` for (a, b) = wanted(level), per sample."""
+        level, target = self.level, self.target
+
+        def of(part: int) -> Callable[[], Tensor]:
+            return lambda: predictions.conversion(level, target(level), wanted(level))[part]
+
+        of_x = level.factor((target, wanted, 0), of(0), self.x_t)
+        of_output = level.factor((target, wanted, 1), of(1), self.x_t)
+        output = _scaled(self.output, of_output)
+        if isinstance(of_x, Tensor):
+            return torch.addcmul(output, of_x, self.x_t)
+        return output if of_x == 0.0 else self.x_t + output
 
     @property
     def x0(self) -> Sample:
         """The expected clean sample, E[x_0 | x_t]."""
-        return self.combination(predictions.x0_of(self.level))
+        return self.combination(predictions.x0_of)
 
     @property
     def noise(self) -> Sample:
         """The expected noise."""
-        return self.combination(predictions.noise_of(self.level))
+        return self.combination(predictions.noise_of)
 
     @property
     def v(self) -> Sample:
         """alpha noise - sigma x_0."""
-        return self.combination(predictions.v_of(self.level))
+        return self.combination(predictions.v_of)
 
     @property
     def score(self) -> Sample:
         """grad_x log p(x_t)."""
-        return self.combination(predictions.score_of(self.level))
+        return self.combination(predictions.score_of)
 
     @property
     def flow(self) -> Sample:
         """dx/dt along the probability-flow ODE."""
-        return self.combination(predictions.flow_of(self.level))
+        return self.combination(predictions.flow_of)
+
+
+def _scaled(x: Sample, factor: Tensor | float) -> Sample:
+    """factor * x, without a pass over x where the factor is 1."""
+    return x if isinstance(factor, float) and factor == 1.0 else factor * x
 
 
 class BaseDenoiser(nn.Module, ABC):
@@ -110,13 +126,20 @@ class BaseDenoiser(nn.Module, ABC):
     def level(self, t: Time, batch: int) -> Level:
         """The noise levels of a batch. Raises: InputError for times outside [t_min, t_max]."""
         times = host(t).expand(batch)
+        kept: dict[tuple[object, ...], Level] = self.__dict__.setdefault("_levels", {})
+        key = (id(self.schedule), self.t_min, self.t_max, *times.tolist())
+        if key in kept:
+            return kept[key]
         slack = 1e-6  # the ends as float32 are the ends
         if batch and not bool((times >= self.t_min * (1 - slack)).all() and (times <= self.t_max * (1 + slack)).all()):
             raise InputError(
                 f"the denoiser was called at times in [{float(times.min()):.6g}, {float(times.max()):.6g}], "
                 f"but knows [{self.t_min:.6g}, {self.t_max:.6g}] only"
             )
-        return Level(self.schedule, times.clamp(max=1))
+        if len(kept) >= LEVELS_KEPT:
+            kept.pop(next(iter(kept)))
+        kept[key] = Level(self.schedule, times.clamp(max=1))
+        return kept[key]
 
     def prior_std(self) -> float:
         """The standard deviation at t_max, sqrt(alpha^2 data_std^2 + sigma^2)."""
@@ -179,14 +202,18 @@ class Denoiser(BaseDenoiser):
         if condition is None:
             condition = self.encode({})
         condition = {name: value.expand(len(x_t), *value.shape[1:]) for name, value in condition.items()}
+        prediction = self.prediction
+        c_in = level.factor((prediction, "c_in"), lambda: prediction.c_in(level), x_t)
+        c_noise = level.once(
+            (prediction, "c_noise", x_t.device, x_t.dtype),
+            lambda: along_batch(prediction.c_noise(level), x_t[:, :0]).flatten(),
+        )
         parameter = next(self.network.parameters(), x_t)
-        entrance = (along_batch(self.prediction.c_in(level), x_t) * x_t).to(parameter.dtype)
-        c_noise = along_batch(self.prediction.c_noise(level), x_t[:, :0]).flatten()
         with torch.autocast(x_t.device.type, self.precision, enabled=self.precision is not None):
-            output = self.network(entrance, c_noise, **condition)
+            output = self.network(_scaled(x_t, c_in).to(parameter.dtype), c_noise, **condition)
         # the product with the schedule happens in float32 or better, whatever the network computes in
         wide = torch.float64 if x_t.dtype == torch.float64 else torch.float32
-        return Estimate(x_t.to(wide), output.to(wide), level, self.prediction.target(level))
+        return Estimate(x_t.to(wide), output.to(wide), level, prediction.target)
 
 
 class Wrapper(BaseDenoiser):

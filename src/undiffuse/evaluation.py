@@ -108,19 +108,29 @@ def channels_first(images: np.ndarray) -> Tensor:
 
 
 def evaluate(
-    run: Path, n: int = 500, sweep_n: int = 200, deadline: float | None = None, say: Say = lambda text, share: None
+    run: Path,
+    n: int = 500,
+    sweep_n: int = 200,
+    deadline: float | None = None,
+    say: Say = lambda text, share: None,
+    sampler: str | None = None,
+    steps: int | None = None,
+    grid: str | None = None,
 ) -> Evaluation:
     """Evaluate a run folder on n samples.
 
     sweep_n: samples per point of the sweep over samplers; deadline: a time.monotonic() before which the work should be
-    done, for which the sweep's samples are made fewer (not under 50); say(what, share done): progress.
+    done, for which the sweep's samples are made fewer (not under 50); say(what, share done): progress; sampler, steps,
+    grid: other than the run's defaults, for the main numbers.
 
-    Raises: InputError for a folder that is no run, or data that is no longer there.
+    Raises: InputError for a folder that is no run, data that is no longer there, and samplers that cannot run.
     """
     if n < 2:
         raise InputError(f"an evaluation needs at least 2 samples, not {n}")
     spec = pipeline.read_spec(run)
     model = pipeline.load(run)
+    model.prefer(sampler, steps, grid)
+    model.check_sampling()
     recipe, split = load_experiment_data(run)
     shape = (model.shape[0], model.shape[1], model.shape[2])
     classes = len(model.classes)
@@ -129,7 +139,7 @@ def evaluate(
     judge = Judge(split, shape, labelled=classes > 1)
 
     say(f"{n} samples with guidance", 0.1)
-    condition = _conditions(model, split, n)
+    condition = conditions(model, split, n)
     samples, seconds = _timed(model, n, condition)
     guidance = model.sampling["guidance"] if condition else 1.0
     images = channels_first(samples)
@@ -195,7 +205,7 @@ def evaluate(
         numbers["guidance_shown"] = list(GUIDANCES)
 
     say(f"16 pictures by {FULL_STEPS}-step DDPM", 0.5)
-    condition16 = _conditions(model, split, 16)
+    condition16 = conditions(model, split, 16)
     steps = FULL_STEPS
     full, seconds_full = _timed(model, 16, condition16, sampler=DDPM(), grid="uniform", steps=steps, guidance=1.0)
     pictures["full_ddpm"] = image.grid(full, columns=8, padding=2)
@@ -209,7 +219,7 @@ def evaluate(
     return evaluation
 
 
-def _conditions(model: Pipeline, split: Split, n: int) -> dict[str, Any]:
+def conditions(model: Pipeline, split: Split, n: int) -> dict[str, Any]:
     """Conditions for n samples: every class in turn, or held-out vectors in turn."""
     if model.classes:
         return {"label": np.arange(n) % len(model.classes)}
@@ -228,13 +238,13 @@ def _timed(model: Pipeline, n: int, condition: dict[str, Any], **how: Any) -> tu
 def _class_grid(model: Pipeline, split: Split, classes: int) -> np.ndarray:
     """10 x 10 samples, one row per class (the first ten)."""
     rows = min(classes, 10) or 10
-    condition = {"label": np.repeat(np.arange(rows), 10)} if classes else _conditions(model, split, 100)
+    condition = {"label": np.repeat(np.arange(rows), 10)} if classes else conditions(model, split, 100)
     return image.grid(model.sample(10 * rows, seed=0, **condition), columns=10, padding=1)
 
 
 def _trajectory(model: Pipeline, split: Split) -> tuple[np.ndarray, list[float]]:
     """Four samples on their way from noise to data, one row each, and the times of the columns."""
-    condition = _conditions(model, split, 4)
+    condition = conditions(model, split, 4)
     times = model.times()
     shown = [round(i) for i in np.linspace(0, len(times) - 1, min(11, len(times)))]
     states = list(itertools.islice(model.walk(range(4), condition=condition), len(times)))
@@ -262,14 +272,14 @@ def _neighbours(images: Tensor, train: Tensor) -> tuple[np.ndarray, dict[str, An
 
 def _guidance_row(model: Pipeline, split: Split, scale: float) -> np.ndarray:
     """Ten samples at one guidance scale, from the same seeds and labels as every other row."""
-    return model.sample(10, seed=0, guidance=scale, **_conditions(model, split, 10))
+    return model.sample(10, seed=0, guidance=scale, **conditions(model, split, 10))
 
 
 def _sweep(
     model: Pipeline, split: Split, judge: Judge, n: int, pictures: dict[str, bytes | np.ndarray], say: Say
 ) -> dict[str, Any]:
     """Quality against evaluations for several samplers, conditional and unguided."""
-    condition = _conditions(model, split, n)
+    condition = conditions(model, split, n)
     rows: list[dict[str, Any]] = []
     shown = []
     total = sum(len(steps) for *_, steps in SWEEP)

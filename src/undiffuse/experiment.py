@@ -26,7 +26,7 @@ from undiffuse.training import Event, Plan, Run, TrainState
 
 VALIDATION_SAMPLES = 1024
 # what a killed write of one of a run's own files leaves behind
-LEFTOVER = re.compile(r"\.(recipe|model|metrics|evaluation|report|step-\d+)-\w+\.partial\.\w+")
+LEFTOVER = re.compile(r"\.(recipe|model|metrics|evaluation|report|compare|step-\d+)-\w+\.partial\.\w+")
 VALIDATION_SEEDS = 1 << 62  # above every seed of training, so that the streams are others
 
 

@@ -238,7 +238,7 @@ class Objective(nn.Module):
         level = Level(denoiser.schedule, draws.t)
         x_t = along_batch(level.alpha, x0) * x0 + along_batch(level.sigma, x0) * draws.noise
         estimate = cast(Estimate, denoiser(x_t, draws.t, denoiser.encode(condition or {}, draws.drop)))
-        a, b = estimate.target
+        a, b = estimate.target(level)
         target = along_batch(a, x0) * x0 + along_batch(b, x0) * draws.noise  # the same noise as in x_t
         factor = self.weight(level, denoiser.prediction) * denoiser.prediction.c_out(level).square()
         error = (estimate.output - target).square().flatten(1).mean(1)

@@ -13,11 +13,12 @@ from undiffuse import prediction, samplers, schedule
 from undiffuse.codecs import CODECS
 from undiffuse.conditioning import CONDITIONS, Conditioner
 from undiffuse.denoiser import BaseDenoiser, Denoiser
-from undiffuse.errors import InputError
+from undiffuse.errors import InputError, unknown
 from undiffuse.guidance import ClassifierFree
+from undiffuse.modalities import image
 from undiffuse.networks import NETWORKS
 from undiffuse.registry import build
-from undiffuse.samplers import Sampler
+from undiffuse.samplers import Sampler, stored
 from undiffuse.weights import fill, read
 
 DEFAULTS: dict[str, Any] = {"sampler": "dpm++", "grid": "log-snr", "steps": 20, "guidance": 1.0}
@@ -28,7 +29,11 @@ class Pipeline:
     """Sampling from a trained model in the data's own form.
 
     denoiser, codec: as trained; shape: of one sample as the model sees it, (C, H, W); classes: names of the labels;
-    sampling: the defaults {"sampler", "grid", "steps", "guidance"}; name: of the recipe.
+    sampling: the defaults {"sampler", "grid", "steps", "guidance"}; name: of the recipe; grids: time grids fitted to
+    this model, by name and number of steps.
+
+    Wherever a sampler is named, other toolkits' names will do (`samplers.understand`). A grid is the one given, else
+    the one that the sampler's name asks for ("DPM++ 2M Karras"), else the default.
     """
 
     def __init__(
@@ -39,10 +44,13 @@ class Pipeline:
         classes: Sequence[str] = (),
         sampling: Mapping[str, Any] | None = None,
         name: str = "",
+        grids: Mapping[str, stored.ByStep] | None = None,
     ) -> None:
         self.denoiser, self.codec, self.name = denoiser, codec, name
+        self.grids: dict[str, stored.ByStep] = dict(grids or {})
         self.shape, self.classes = tuple(shape), tuple(classes)
         self.sampling = {**DEFAULTS, **(sampling or {})}
+        self.prefer(self.sampling["sampler"])
 
     def check_shape(self, shape: Sequence[int]) -> None:
         """Raises: InputError where the network says that it cannot take samples of this shape."""
@@ -53,34 +61,64 @@ class Pipeline:
         except ValueError as error:
             raise InputError(str(error)) from error
 
-    def check_sampling(self) -> None:
-        """Raises: InputError where the defaults of sampling cannot start on this schedule and range."""
+    def check_sampling(
+        self, sampler: str | Sampler | None = None, steps: int | None = None, grid: str | None = None
+    ) -> None:
+        """Raises: InputError where this sampler cannot start on this model's schedule and range."""
         x = torch.zeros(1, *self.shape)
-        self.sampler().init(self.denoiser, x, self.times()[:, None])
+        self.sampler(sampler).init(self.denoiser, x, self.times(steps, grid, sampler)[:, None])
+
+    def _understood(self, sampler: str | Sampler | None) -> tuple[Sampler, str | None]:
+        chosen = self.sampling["sampler"] if sampler is None else sampler
+        return (chosen, None) if isinstance(chosen, Sampler) else samplers.understand(chosen)
 
     def sampler(self, sampler: str | Sampler | None = None) -> Sampler:
         """A sampler by name, the default one, or the one given."""
-        chosen = self.sampling["sampler"] if sampler is None else sampler
-        return chosen if isinstance(chosen, Sampler) else samplers.named(chosen)
+        return self._understood(sampler)[0]
 
-    def times(self, steps: int | None = None, grid: str | None = None) -> Tensor:
-        """The time grid (steps + 1,) on this model's range, from the defaults where nothing is given."""
-        denoiser = self.denoiser
-        name = self.sampling["grid"] if grid is None else grid
+    def prefer(self, sampler: str | Sampler | None = None, steps: int | None = None, grid: str | None = None) -> None:
+        """Other defaults of sampling from now on; what is None stays, but for the grid that the sampler asks for."""
+        given = {"sampler": sampler, "steps": steps, "grid": self.grid(grid, sampler)}
+        self.sampling |= {name: value for name, value in given.items() if value is not None}
+
+    def grid(self, grid: str | None = None, sampler: str | Sampler | None = None) -> str:
+        """The name of the time grid: the one given, the one that the sampler's name asks for, or the default."""
+        asked = None if sampler is None else self._understood(sampler)[1]
+        name: str = grid or asked or self.sampling["grid"]
+        return name
+
+    def times(self, steps: int | None = None, grid: str | None = None, sampler: str | Sampler | None = None) -> Tensor:
+        """The time grid (steps + 1,) on this model's range, from the defaults where nothing is given.
+
+        Raises: InputError for an unknown grid, and for a number of steps that a fitted one has not.
+        """
+        denoiser, name = self.denoiser, self.grid(grid, sampler)
         count = self.sampling["steps"] if steps is None else steps
+        if name in self.grids:
+            return stored.points(name, self.grids[name], count)
+        if name not in samplers.GRIDS:
+            raise unknown("time grid", name, [*samplers.GRIDS, *self.grids])
         return samplers.grid.named(name, denoiser.schedule, count, denoiser.t_min, denoiser.t_max)
 
-    def guided(self, guidance: float | None, conditional: bool) -> BaseDenoiser:
-        """The denoiser under classifier-free guidance of the given scale (the default one for None).
+    def scale(self, guidance: float | None, conditional: bool) -> float:
+        """The scale of guidance: the one given, the default, or 1 where there is no condition."""
+        default: float = self.sampling["guidance"] if conditional else 1.0
+        return default if guidance is None else guidance
+
+    def guided(self, guidance: float | None = None, **condition: object) -> BaseDenoiser:
+        """The denoiser under a condition, None being none, and classifier-free guidance of the given scale.
 
         Scale 1 is the conditional model itself, at half the cost.
+
+        Raises: InputError for guidance without a condition, and for conditions that the model does not know.
         """
-        scale = (self.sampling["guidance"] if conditional else 1.0) if guidance is None else guidance
-        if scale == 1.0:
-            return self.denoiser
-        if not conditional:
+        given = {name: value for name, value in condition.items() if value is not None}
+        scale = self.scale(guidance, bool(given))
+        if scale != 1.0 and not given:
             raise InputError(f"guidance={scale} needs a condition to guide to, such as label=0")
-        return ClassifierFree(self.denoiser, scale)
+        denoiser = self.denoiser.eval()
+        with torch.no_grad():
+            return (denoiser if scale == 1.0 else ClassifierFree(denoiser, scale)).given(**given)
 
     def walk(
         self,
@@ -93,16 +131,13 @@ class Pipeline:
         grid: str | None = None,
         shape: Sequence[int] | None = None,
     ) -> Iterator[Tensor]:
-        """One batch, step by step: x (B, C, H, W) as the model sees it, at each of `times(steps, grid)`."""
+        """One batch, step by step: x (B, C, H, W) as the model sees it, at each of `times(steps, grid, sampler)`."""
         shape = self.shape if shape is None else tuple(shape)
         self.check_shape(shape)
-        given = {name: value for name, value in (condition or {}).items() if value is not None}
-        self.denoiser.eval()
-        with torch.no_grad():
-            denoiser = self.guided(guidance, bool(given)).given(**given)
+        denoiser = self.guided(guidance, **(condition or {}))
         x = denoiser.prior(seeds, shape)
         yield x
-        yield from samplers.walk(denoiser, self.sampler(sampler), x, self.times(steps, grid), seeds)
+        yield from samplers.walk(denoiser, self.sampler(sampler), x, self.times(steps, grid, sampler), seeds)
 
     def sample(
         self,
@@ -147,11 +182,14 @@ class Pipeline:
                 seeds, condition=here, guidance=guidance, sampler=sampler, steps=steps, grid=grid, shape=shape
             ):
                 pass
-            images.append(self.codec.decode(x).cpu())
+            images.append(self.decode(x))
             if progress:
                 progress(min(first + batch_size, n), n)
-        stacked = torch.cat(images)
-        return (stacked[:, 0] if stacked.shape[1] == 1 else stacked.movedim(1, -1)).contiguous().numpy()
+        return np.concatenate(images)
+
+    def decode(self, x: Tensor) -> Images:
+        """x_0 (B, C, H, W) as the model sees it, as uint8 pictures."""
+        return image.to_array(self.codec.decode(x))
 
     def to(self, device: torch.device | str) -> "Pipeline":
         """Move the denoiser; returns self."""
@@ -219,12 +257,13 @@ def read_spec(run: Path) -> dict[str, Any]:
 
 
 def load(run: str | Path, network: nn.Module | None = None, device: torch.device | str | None = None) -> Pipeline:
-    """The pipeline of a run folder: its recipe and its averaged weights. Nothing is unpickled.
+    """The pipeline of a run folder: its recipe, its averaged weights, its fitted time grids. Nothing is unpickled.
 
     network: a module of your own to fill with the weights, in the place of the recipe's.
     device: by default CUDA where there is one, else the CPU.
 
-    Raises: InputError for a folder without a recipe or weights, truncated weights, and weights of another model.
+    Raises: InputError for a folder without a recipe or weights, truncated weights, weights of another
+        model, and corrupt grids.
     """
     run = Path(run)
     spec = read_spec(run)
@@ -238,5 +277,6 @@ def load(run: str | Path, network: nn.Module | None = None, device: torch.device
     if not path.is_file():
         raise InputError(f"{run} has no model.safetensors yet: train longer, to its first checkpoint")
     fill(pipeline.denoiser, read(path)[0], path)
+    pipeline.grids |= stored.read_all(run)
     pipeline.denoiser.requires_grad_(False).eval()
     return pipeline.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

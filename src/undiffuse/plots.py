@@ -14,7 +14,6 @@ from torch import Tensor
 
 from undiffuse.modalities import image
 from undiffuse.noise import NoiseSource
-from undiffuse.samplers.grid import named as grid_named
 from undiffuse.schedule import Schedule, along_batch
 
 matplotlib.rcParams.update({"font.size": 9, "axes.grid": True, "grid.alpha": 0.25, "axes.spines.top": False})
@@ -88,14 +87,14 @@ def losses(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def grids(schedule: Schedule, names: Sequence[str], steps: int, t_min: float, t_max: float = 1.0) -> Figure:
-    """Where each time grid calls the network: its levels over the log-SNR."""
+def grids(schedule: Schedule, named: Mapping[str, Tensor]) -> Figure:
+    """Where each time grid (steps + 1,) calls the network: its levels over the log-SNR."""
+    names = list(named)
     figure = Figure(figsize=(8, 0.6 + 0.4 * len(names)))
     axis = figure.subplots()
-    for row, name in enumerate(names):
-        points = grid_named(name, schedule, steps, t_min, t_max)[:-1]
-        levels = schedule.log_snr(points).clamp(min=-20)
-        axis.plot(levels.numpy(), np.full(len(points), row), "o", markersize=4)
+    for row, points in enumerate(named.values()):
+        levels = schedule.log_snr(points[:-1]).clamp(min=-20)
+        axis.plot(levels.numpy(), np.full(len(levels), row), "o", markersize=4)
     axis.set_yticks(range(len(names)), names)
     axis.set(xlabel="log-SNR (noise at the left, data at the right)", ylim=(-0.7, len(names) - 0.3))
     axis.invert_yaxis()
@@ -116,4 +115,52 @@ def quality(rows: Sequence[Mapping[str, Any]], baseline: float, measured: str) -
         _plain_ticks(axis.yaxis)
     axes[0].set_ylabel(f"Frechet distance over\n{measured}", fontsize=8)
     axes[0].legend(fontsize=7)
+    return figure
+
+
+# Okabe & Ito 2008, told apart by the colour-blind too; each also has a marker and a line of its own
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#8C6D31")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+LINES = ("-", "--", "-.", ":")
+
+
+def _apart(values: Sequence[float]) -> list[float]:
+    """Of rising values those that are far enough from each other to be written on a logarithmic axis."""
+    kept: list[float] = []
+    for value in values:
+        if not kept or value > 1.15 * kept[-1]:
+            kept.append(value)
+    return kept
+
+
+def comparison(rows: Sequence[Mapping[str, Any]], baseline: float, measured: str) -> Figure:
+    """Error and Frechet distance against evaluations, and Frechet distance against seconds; a line per sampler.
+
+    rows: as `undiffuse.comparison.Comparison` has them; an error of None (samplers that draw noise) is not drawn.
+    baseline: the distance of real images; measured: the features that distances are taken over.
+    """
+    figure = Figure(figsize=(12, 4.2))
+    axes = figure.subplots(1, 3)
+    panels = (("evaluations", "error"), ("evaluations", "frechet_distance"), ("seconds", "frechet_distance"))
+    for axis, (key, value) in zip(axes, panels, strict=True):
+        for i, name in enumerate(dict.fromkeys(row["name"] for row in rows)):
+            points = [(row[key], row[value]) for row in rows if row["name"] == name and row[value] is not None]
+            style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+            # a line without points still has its place in the legend
+            axis.plot(*zip(*sorted(points), strict=True) if points else ([], []), label=name, markersize=5,
+                      linestyle=LINES[i % len(LINES)], linewidth=1.4, **style)  # fmt: skip
+        if value == "frechet_distance":
+            axis.axhline(baseline, color="gray", linewidth=1, label="real training images")
+        axis.set(xlabel="network calls" if key == "evaluations" else "seconds", xscale="log", yscale="log")
+        _plain_ticks(axis.xaxis)
+        _plain_ticks(axis.yaxis)
+        if key == "evaluations":
+            axis.set_xticks(_apart(sorted({row[key] for row in rows})))
+    axes[0].set_title("distance to the model's own fine solution", fontsize=9)
+    axes[0].set_ylabel("root-mean-square")
+    axes[1].set_title(f"Frechet distance over {measured}", fontsize=9)
+    axes[2].set_title("the same against time", fontsize=9)
+    handles, labels = axes[1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=min(4, len(labels)), fontsize=8)
+    figure.tight_layout()
     return figure

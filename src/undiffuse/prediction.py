@@ -9,9 +9,10 @@ There is no other place where parameterizations meet. docs/mathematics.md sectio
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float64
@@ -19,19 +20,42 @@ from torch import Tensor, ones_like, zeros_like
 
 from undiffuse.errors import InputError, unknown
 from undiffuse.registry import build
-from undiffuse.schedule import Schedule, Time, host
+from undiffuse.schedule import Schedule, Time, along_batch, host
 
 PerSample = Float64[Tensor, "..."]
 Pair = tuple[PerSample, PerSample]  # the parts of x_0 and of the noise in a combination
+Combination = Callable[["Level"], Pair]  # one of the functions below, or a prediction's `target`
 
 
 class Level:
-    """The noise levels a batch stands on: a schedule at times t, evaluated once (float64, host)."""
+    """The noise levels a batch stands on: a schedule at times t, evaluated once (float64, host).
+
+    What follows from them is kept with them (`once`): a solver comes back to the same levels, batch after batch.
+    """
 
     def __init__(self, schedule: Schedule, t: Time) -> None:
         self.schedule, self.t = schedule, host(t)
         self.log_snr = schedule.log_snr(self.t)
         self.alpha, self.sigma = schedule.scales(self.log_snr)
+        self._kept: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """make(), worked out at the first call with this key."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
+
+    def factor(self, key: Hashable, make: Callable[[], PerSample], like: Tensor) -> Tensor | float:
+        """make() ready to multiply `like` (see `along_batch`); a plain 0.0 or 1.0 where it is that for every sample."""
+
+        def ready() -> Tensor | float:
+            value = make()
+            for plain in (0.0, 1.0):
+                if bool((value == plain).all()):
+                    return plain
+            return along_batch(value, like)
+
+        return self.once((key, like.device, like.dtype, like.ndim), ready)
 
     @cached_property
     def alpha_dot(self) -> PerSample:

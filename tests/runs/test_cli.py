@@ -10,34 +10,15 @@ from PIL import Image
 
 from tiny import TINY
 from undiffuse import evaluation
-from undiffuse.cli import main, parse_labels
+from undiffuse.cli.common import parse_labels
 from undiffuse.errors import InputError
 
 Call = Callable[..., tuple[int, str, str]]
+Refused = Callable[..., None]
+COMMANDS = ["demo", "train", "sample", "interpolate", "evaluate", "compare", "grid", "plot", "info", "samplers"]
 
 
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    def run_it(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit_:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return int(exit_.value.code or 0), out, err
-
-    return run_it
-
-
-def refused(result: tuple[int, str, str], *words: str) -> None:
-    code, _, err = result
-    last = err.strip().splitlines()[-1]
-    assert code == 2, err
-    assert err.count("undiffuse: ") == 1
-    assert "Traceback" not in err
-    for word in words:
-        assert word in last, last
-
-
-@pytest.mark.parametrize("command", ["demo", "train", "sample", "evaluate", "plot", "info"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_an_example(call: Call, command: str) -> None:
     code, out, _ = call(command, "--help")
     assert code == 0
@@ -84,7 +65,7 @@ def test_out_decides_by_its_ending(call: Call, run: Path, tmp_path: Path) -> Non
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 20
 
 
-def test_an_output_that_exists_is_kept(call: Call, run: Path, tmp_path: Path) -> None:
+def test_an_output_that_exists_is_kept(call: Call, refused: Refused, run: Path, tmp_path: Path) -> None:
     path = tmp_path / "grid.png"
     path.write_bytes(b"mine")
     refused(call("sample", run, "--n", 1, "--out", path), "grid.png", "exists")
@@ -93,7 +74,7 @@ def test_an_output_that_exists_is_kept(call: Call, run: Path, tmp_path: Path) ->
     assert path.read_bytes() != b"mine"
 
 
-def test_bad_input_ends_in_one_line_and_code_2(call: Call, run: Path, tmp_path: Path) -> None:
+def test_bad_input_ends_in_one_line_and_code_2(call: Call, refused: Refused, run: Path, tmp_path: Path) -> None:
     out = ["--out", tmp_path / "x.png"]
     refused(call("train", "digitz"), "'digitz'", "did you mean 'digits'")
     refused(call("train", "digits", "training.stepz=4"), "did you mean 'training.steps'")
@@ -114,7 +95,9 @@ def test_bad_input_ends_in_one_line_and_code_2(call: Call, run: Path, tmp_path: 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_disk_that_is_full_is_said_in_one_line(call: Call, run: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_disk_that_is_full_is_said_in_one_line(
+    call: Call, refused: Refused, run: Path, tmp_path: Path, monkeypatch
+) -> None:
     def full(file: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -141,7 +124,9 @@ def test_evaluate_writes_the_report(call: Call, run: Path, monkeypatch) -> None:
     assert (run / "report.html").is_file()
 
 
-def test_a_folder_of_two_hundred_colour_pictures_trains_and_samples(call: Call, tmp_path: Path) -> None:
+def test_a_folder_of_two_hundred_colour_pictures_trains_and_samples(
+    call: Call, refused: Refused, tmp_path: Path
+) -> None:
     rng = np.random.default_rng(0)
     for name, colour in (("red", (220, 40, 40)), ("blue", (40, 40, 220))):
         (tmp_path / "photos" / name).mkdir(parents=True)
@@ -168,7 +153,7 @@ def test_a_folder_of_two_hundred_colour_pictures_trains_and_samples(call: Call, 
     assert "skipped 1 corrupt files" in err
 
 
-def test_arrays_without_labels_and_in_colour_train(call: Call, tmp_path: Path) -> None:
+def test_arrays_without_labels_and_in_colour_train(call: Call, refused: Refused, tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 255, (60, 8, 12, 3), dtype=np.uint8)
     np.savez(tmp_path / "colour.npz", images=images)
     folder = tmp_path / "run"

@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
+from scipy import stats
 from torch.testing import assert_close
 
 from undiffuse import InputError
 from undiffuse.samplers import GRIDS, grid
-from undiffuse.schedule import EDM, Cosine, Flow, Linear, Sigmoid
+from undiffuse.schedule import EDM, Cosine, Flow, Linear, Sigmoid, VariancePreserving
 
 TABLES = ("leading", "linspace", "trailing")
 
@@ -26,11 +27,11 @@ def test_grids_fall_from_t_max_to_t_min_and_then_0(any_schedule, name, steps):
     assert (points.diff() < 0).all() and points[-1] == 0
     if name != "leading":
         assert points[0] == 1
-    if steps > 1 and name != "trailing":
+    if steps > 1 and name not in ("trailing", "vp-quadratic"):
         assert math.isclose(points[-2], t_min, rel_tol=1e-9)
 
 
-@pytest.mark.parametrize("name", [name for name in GRIDS if name not in TABLES])
+@pytest.mark.parametrize("name", [name for name in GRIDS if name not in (*TABLES, "vp-quadratic")])
 def test_grids_respect_a_range_of_ones_own(any_schedule, name):
     points = grid.named(name, any_schedule, 9, 0.2, 0.7)
     assert points[0] == 0.7 and (points.diff() < 0).all()
@@ -87,3 +88,23 @@ def test_bad_counts_are_refused(name):
 def test_unknown_names_offer_the_nearest():
     with pytest.raises(InputError, match="did you mean 'karras'"):
         grid.named("karas", Cosine(), 5, 0.1, 1.0)
+
+
+def test_the_vp_quadratic_grid_is_quadratic_in_the_time_of_the_vp_sde_on_every_schedule(any_schedule):
+    vp = VariancePreserving()
+    points = grid.named("vp-quadratic", any_schedule, 9, any_schedule.finest_time, 1.0)[:-1]
+    roots = vp.time(any_schedule.log_snr(points[1:])).sqrt()
+    assert_close(roots.diff(), roots.diff()[:1].expand(7), rtol=1e-5, atol=1e-9)
+    last = torch.exp(-any_schedule.log_snr(points[-1]) / 2)
+    assert math.isclose(last, max(3 / 81, torch.exp(-any_schedule.log_snr(any_schedule.finest_time) / 2)), rel_tol=1e-9)
+    narrow = grid.named("vp-quadratic", any_schedule, 5, 0.2, 0.22)
+    assert (narrow.diff() < 0).all() and math.isclose(narrow[-2], 0.2, rel_tol=1e-9)
+
+
+def test_the_angle_and_the_beta_grid():
+    levels = grid.named("arc-length", Cosine(), 9, 0.1, 0.9)[:-1]
+    arcs = torch.atan2(Cosine().sigma(levels), Cosine().alpha(levels)).diff()
+    assert_close(arcs, arcs[:1].expand(8))
+    quantiles = grid.named("beta", Flow(), 9, 0.001, 0.999)[:-1]
+    shares = torch.from_numpy(stats.beta.cdf(quantiles.numpy(), 0.6, 0.6)).diff()
+    assert_close(shares, shares[:1].expand(8))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -123,6 +124,22 @@ def _read_into(sample: Tensor, file: Path, skip_corrupt: bool) -> bool:
         ) from error
     sample.copy_(torch.from_numpy(np.array(picture).reshape(height, width, channels)).permute(2, 0, 1))
     return True
+
+
+def read_picture(file: str | Path, channels: int) -> UInt8[Tensor, "channels height width"]:
+    """One picture at its own size, read as `load` does.
+
+    Raises: InputError for a file that is none, and for a coloured picture where `channels` is 1.
+    """
+    try:
+        with Image.open(file) as opened:
+            picture = _in_mode(ImageOps.exif_transpose(opened), MODES[3 if channels == 1 else channels])
+    except Exception as error:  # decoders raise nearly anything on damaged bytes
+        raise InputError(f"cannot read the image {file} ({error or type(error).__name__})") from error
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    if channels == 1 and not bool((pixels == pixels[:1]).all()):
+        raise InputError(f"{file} has colours, but this model takes 1 channel: make it grey first")
+    return pixels[:channels].contiguous()
 
 
 def _in_mode(picture: Image.Image, mode: str) -> Image.Image:

@@ -49,5 +49,4 @@ class ClassifierFree(Wrapper):
         null, conditional = both.output.unflatten(0, (batch, 2)).unbind(1)
         # lerp is exact at its ends: scale 0 and 1 are the two evaluations bit for bit
         output = torch.lerp(null, conditional, along_batch(self.scale.expand(batch), null).to(null.dtype))
-        a, b = both.target
-        return Estimate(both.x_t[::2], output, self.level(times, batch), (a[::2], b[::2]))
+        return Estimate(both.x_t[::2], output, self.level(times, batch), both.target)

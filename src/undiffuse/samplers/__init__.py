@@ -13,7 +13,7 @@ from undiffuse.samplers.grid import GRIDS
 from undiffuse.samplers.langevin import Langevin
 from undiffuse.samplers.linear import LinearSampler
 from undiffuse.samplers.multistep import DEIS, IPNDM, LMS, Adams, DPMSolver, DPMSolverPlusPlus, UniPC
-from undiffuse.samplers.names import SAMPLERS, named
+from undiffuse.samplers.names import SAMPLERS, named, understand
 from undiffuse.samplers.pndm import PNDM
 from undiffuse.samplers.restart import Restart
 from undiffuse.samplers.single_step import DPMSolverPlusPlusSingle, DPMSolverSingle, Euler, Heun, Midpoint
@@ -22,5 +22,5 @@ __all__ = [
     "DDIM", "DDPM", "DEIS", "GRIDS", "IPNDM", "LMS", "PNDM", "SAMPLERS", "Adams", "Adaptive", "Ancestral", "Churn",
     "Consistency", "DPMSolver", "DPMSolverPlusPlus", "DPMSolverPlusPlusSingle", "DPMSolverSingle", "Euler",
     "EulerMaruyama", "Heun", "Langevin", "LinearSampler", "Midpoint", "Restart", "Sampler", "State", "UniPC", "grid",
-    "named", "sample", "walk",
+    "named", "sample", "understand", "walk",
 ]  # fmt: skip

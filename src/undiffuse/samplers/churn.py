@@ -21,7 +21,7 @@ class Churn(Wrapped):
     """Before each step, noise lifts x to a higher level, r' = r (1 + gamma) with r = sigma / alpha.
 
     amount: S_churn; gamma = min(amount / steps, sqrt(2) - 1) where low <= r <= high (S_tmin, S_tmax), else 0; x is not
-    lifted above the denoiser's t_max. noise_std: S_noise, which inflates the noise; 1 keeps the marginals.
+    lifted above the level where the grid starts. noise_std: S_noise, which inflates the noise; 1 keeps the marginals.
     """
 
     sampler: Sampler = field(default_factory=lambda: Heun("ratio"))
@@ -42,7 +42,7 @@ class Churn(Wrapped):
         log_snr = schedule.log_snr(t)
         ratio = torch.exp(-log_snr / 2)
         gamma = min(self.amount / len(t), math.sqrt(2) - 1)
-        churned = (ratio >= self.low) & (ratio <= self.high) & (times[:1] > t)
+        churned = (ratio >= self.low) & (ratio <= self.high) & (times[:1] > t) & (gamma > 0)
         lifted = torch.minimum(schedule.time(log_snr - 2 * math.log1p(gamma)), times[0])
         lifted = torch.where(churned, lifted, t)
         c_x = torch.where(churned, schedule.alpha(lifted) / schedule.alpha(t), 1)

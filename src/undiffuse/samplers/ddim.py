@@ -38,7 +38,7 @@ class DDIM(LinearSampler):
         t, s = times[:-1], times[1:]
         sigma_t, sigma_s = schedule.sigma(t), schedule.sigma(s)
         # var / sigma_s^2, so that the root below is taken of a number in [0, 1]
-        share = transition(schedule, t, s)[1] / sigma_t.square()
+        share = transition(schedule, t, s)[1] / sigma_t.square() if self.stochastic else torch.zeros_like(t)
         kept = 1 - self.eta**2 * share
         if bool(((kept < 0) & (sigma_s > 0)).any()):  # the step into 0 draws nothing
             raise InputError(

@@ -1,19 +1,25 @@
 """Time grids: tensors (steps + 1,) that fall from t_max to 0. Data for a sampler, not its business.
 
-The first `steps` points are where the network is called; the last of them is t_min, and then comes 0.
+The first `steps` points are where the network is called; the last of them is t_min (or near it), and then comes 0.
 """
 
+import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from jaxtyping import Float64
+from scipy import stats
 from torch import Tensor
 
 from undiffuse.errors import InputError, unknown
-from undiffuse.schedule import Schedule, Time, host
+from undiffuse.schedule import Schedule, Time, VariancePreserving, host
 
 Points = Float64[Tensor, " points"]
 RHO = 7.0  # Karras et al. 2022, eq. 5
+ANGLE_ROOT = 3.0
+LAST_RATIO = 3.0
+BETA = 0.6  # Lee et al. 2024, "Beta sampling is all you need"
 NOISIEST_LOG_SNR = -14.0  # where alpha(t_max) = 0, grids over the log-SNR are spaced from here
 
 
@@ -43,10 +49,50 @@ def _in_log_snr(
     return grid
 
 
+def _in_angle(of_angle: Callable[[Tensor], Tensor], to_angle: Callable[[Tensor], Tensor]) -> Callable[..., Points]:
+    """The grid that is uniform in some function of atan2(sigma, alpha), the arc of (alpha, sigma) in VP."""
+
+    def grid(schedule: Schedule, steps: int, t_min: float, t_max: float) -> Points:
+        def of_time(t: Time) -> Tensor:
+            return of_angle(torch.atan2(schedule.sigma(t), schedule.alpha(t)))
+
+        def to_time(value: Tensor) -> Tensor:
+            return schedule.time(-2 * torch.log(torch.tan(to_angle(value))))
+
+        return _spaced(of_time, to_time)(schedule, steps, t_min, t_max)
+
+    return grid
+
+
 uniform = _spaced(host, host)
 quadratic = _spaced(lambda t: host(t).sqrt(), torch.square)
+beta = _spaced(
+    lambda t: torch.from_numpy(np.asarray(stats.beta.cdf(host(t).numpy(), BETA, BETA))),
+    lambda share: torch.from_numpy(np.asarray(stats.beta.ppf(share.numpy(), BETA, BETA))),
+)
 log_snr = _in_log_snr(lambda level: level, lambda level: level)
+arc_length = _in_angle(lambda angle: angle, lambda angle: angle)
+angle = _in_angle(lambda angle: angle ** (1 / ANGLE_ROOT), lambda root: root**ANGLE_ROOT)
 karras = _in_log_snr(lambda level: torch.exp(-level / (2 * RHO)), lambda root: -2 * RHO * root.log())
+
+
+def vp_quadratic(schedule: Schedule, steps: int, t_min: float, t_max: float) -> Points:
+    """Even in the square root of the time at which the VP SDE (0.1 to 20) has the same log-SNR; the default.
+
+    On the VP SDE itself this is the quadratic grid of Lu et al. (2022); through the log-SNR it is the same for every
+    schedule. It stops at sigma / alpha = LAST_RATIO / steps^2, because a few steps do better not to go down to t_min.
+    benchmarks/sampler_race.py chose it, and LAST_RATIO.
+    """
+    first = schedule.log_snr(t_max).clamp(min=NOISIEST_LOG_SNR)
+    finest = schedule.log_snr(t_min)
+    last = torch.minimum(finest, host(-2 * math.log(LAST_RATIO / steps**2)))
+    last = torch.where(last > first + 2, last, finest)  # where the range is narrow, all of it
+    reference = VariancePreserving()
+    ends = reference.time(torch.stack([first, last])).sqrt()
+    times = (ends[0] + (ends[1] - ends[0]) * torch.linspace(0, 1, steps, dtype=torch.float64)).square()
+    points = schedule.time(reference.log_snr(times)).clamp(t_min, t_max)
+    points[0] = t_max
+    return points
 
 
 def _table_length(schedule: Schedule, steps: int) -> int:
@@ -81,7 +127,12 @@ GRIDS: dict[str, Rule] = {
     "uniform": uniform,
     "quadratic": quadratic,
     "log-snr": log_snr,
+    "exponential": log_snr,  # the same by its other name: even in log(sigma / alpha)
     "karras": karras,
+    "beta": beta,
+    "arc-length": arc_length,
+    "angle": angle,
+    "vp-quadratic": vp_quadratic,
     **TABLE_GRIDS,
 }
 

@@ -3,6 +3,7 @@
 import itertools
 import math
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from jaxtyping import Float64
@@ -55,8 +56,8 @@ class Restart(Sampler):
     def _restarts(self, schedule: Schedule, times: Grid) -> Tensor:
         """Whether a step (N, B) ends at the first level at or below `low`, above 0, that began below `high`'s t_max."""
         ratio = torch.exp(-schedule.log_snr(times) / 2)
-        reached = (ratio[1:] <= self.low) & (ratio[:-1] > self.low) & (times[1:] > 0)
-        return reached & (ratio[0] > ratio[1:]) & (ratio[0] >= self.high)
+        low = ratio <= self.low * (1 + 1e-6)  # a level at `low` is there, whatever the rounding; likewise at `high`
+        return low[1:] & ~low[:-1] & (times[1:] > 0) & (ratio[0] >= self.high * (1 - 1e-6))
 
     def coefficients(self, schedule: Schedule, times: Grid) -> Float64[Tensor, "steps m batch"]:
         restarts = self._restarts(schedule, times)
@@ -68,6 +69,15 @@ class Restart(Sampler):
             spans = [column[a : b + 1] for a, b in itertools.pairwise(cuts) if b > a]
             columns.append(torch.cat([self.sampler.coefficients(schedule, span) for span in spans]))
         return torch.cat([restarts.double()[:, None], torch.cat(columns, -1)], 1)
+
+    @property
+    def _first_branch(self) -> int:
+        """Where its streams begin: after those of the restarts within, so that no draw is used twice."""
+        number, inner = 1, cast(Sampler | None, self.sampler)
+        while inner is not None:
+            number += inner.repeats if isinstance(inner, Restart) else 0
+            inner = getattr(inner, "sampler", None)
+        return number
 
     def _again(self, schedule: Schedule, s: PerSample) -> Grid:
         """The grid (steps + 1, B) of one repeat, from `high` down to s."""
@@ -93,7 +103,7 @@ class Restart(Sampler):
         chosen, again = along_batch(restarts.double(), x) > 0, x
         evaluations = after.evaluations
         for repeat in range(self.repeats):
-            fresh = noise.branch(1 + repeat)
+            fresh = noise.branch(self._first_branch + repeat)
             again = scaled * again + variance.sqrt() * fresh.normal("restart", state.k)
             walking = self.sampler.init(denoiser, again, times)
             for level, below in itertools.pairwise(times):

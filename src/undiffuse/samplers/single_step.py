@@ -66,14 +66,16 @@ class SingleStep(LinearSampler):
         return (self.eta**2 if self.form == "data" else -1) * schedule.log_snr(t)
 
     def _evaluated(self, schedule: Schedule, times: Grid) -> list[Host]:
-        """The times (N, B) of the nodes; from infinite lambda, those within the step are its start."""
+        """The times (N, B) of the nodes; from or to infinite lambda, those within the step are its start."""
         t, s = times[:-1], times[1:]
         value = VARIABLES[self.variable]
         start, end = value(schedule, schedule.log_snr(t)), value(schedule, schedule.log_snr(s))
         found = []
         for node in self.nodes:
             within = schedule.time(_LOG_SNR_OF[self.variable](start + node * (end - start)))
-            found.append(t if node == 0 else s if node == 1 else torch.where(start.isfinite(), within, t))
+            found.append(
+                t if node == 0 else s if node == 1 else torch.where(start.isfinite() & end.isfinite(), within, t)
+            )
         return found
 
     def levels(self, schedule: Schedule, times: Grid) -> Float64[Tensor, "steps stages batch"]:
@@ -83,8 +85,9 @@ class SingleStep(LinearSampler):
     def rows(self, schedule: Schedule, times: Grid) -> Float64[Tensor, "steps m batch"]:
         evaluated = self._evaluated(schedule, times)
         ends = [*evaluated[1:], times[1:]]
-        # from infinite lambda there are no nodes within the step: its first order, with one evaluation
-        single = ~VARIABLES[self.variable](schedule, schedule.log_snr(times[:-1])).isfinite()
+        # from or to infinite lambda there are no nodes within the step: its first order, with one evaluation
+        value = VARIABLES[self.variable](schedule, schedule.log_snr(times))
+        single = ~(value[:-1].isfinite() & value[1:].isfinite())
         parts: list[Tensor] = []
         for stage, (end, through) in enumerate(zip(ends, self.through, strict=True), start=1):
             integral = Integral(schedule, times[:-1], end, self.form, self.variable, self.eta)

@@ -1,0 +1,5 @@
+"""`python -m undiffuse.cli`."""
+
+from undiffuse.cli import main
+
+main()

@@ -1,0 +1,63 @@
+"""undiffuse evaluate."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import TaskID
+
+from undiffuse import pipeline
+from undiffuse.cli.common import AsJson, GridName, RunFolder, SamplerName, app, console, progress_bar
+from undiffuse.errors import InputError
+
+
+def evaluate_run(
+    run: Path, n: int, sweep_n: int, deadline: float | None = None, **how: Any
+) -> tuple[dict[str, Any], Path]:
+    """Evaluate with a progress bar, and write the report. Returns the numbers and the report's path."""
+    from undiffuse import evaluation, report
+
+    with progress_bar() as progress:
+        task: TaskID = progress.add_task("evaluating", total=1.0, note="")
+
+        def say(what: str, share: float) -> None:
+            progress.update(task, completed=share, note=what)
+
+        result = evaluation.evaluate(run, n=n, sweep_n=sweep_n, deadline=deadline, say=say, **how)
+        path = report.write(run, result)
+        progress.update(task, completed=1.0, note="")
+    return result.numbers, path
+
+
+def print_three(numbers: dict[str, Any], path: Path) -> None:
+    from undiffuse.report import three_numbers
+
+    for value, what in three_numbers(numbers):
+        console.print(f"  {value:>8}  {what}", soft_wrap=True)
+    console.print(f"  measured through {numbers['measured_through']}", soft_wrap=True)
+    console.print(f"report: {path}", soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    n: Annotated[int, typer.Option("--n", help="Samples for the main numbers.")] = 500,
+    sweep_n: Annotated[int, typer.Option("--sweep-n", help="Samples per point of the sweep over samplers.")] = 200,
+    sampler: SamplerName = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of the time grid.")] = None,
+    grid: GridName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a trained run against its held-out data; writes report.html and evaluation.json into it.
+
+    Example: undiffuse evaluate runs/mnist --n 1000
+    """
+    if n < 2 or sweep_n < 2:
+        raise InputError(f"--n and --sweep-n must be at least 2, not {n} and {sweep_n}")
+    pipeline.read_spec(run)
+    numbers, path = evaluate_run(run, n, sweep_n, sampler=sampler, steps=steps, grid=grid)
+    if as_json:
+        typer.echo(json.dumps(numbers))
+    else:
+        print_three(numbers, path)

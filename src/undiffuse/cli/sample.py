@@ -1,0 +1,97 @@
+"""undiffuse sample."""
+
+import json
+import time
+from typing import Annotated
+
+import typer
+
+import undiffuse
+from undiffuse.cli.common import (
+    AsJson,
+    GridName,
+    GuidanceScale,
+    Labels,
+    Overwrite,
+    RunFolder,
+    SamplerName,
+    app,
+    console,
+    duration,
+    parse_labels,
+    parse_size,
+    parse_vector,
+    progress_bar,
+    spread,
+)
+from undiffuse.errors import InputError
+from undiffuse.modalities import image
+
+
+@app.command()
+def sample(
+    run: RunFolder,
+    n: Annotated[int, typer.Option("--n", help="How many samples.")] = 64,
+    out: Annotated[str, typer.Option(help="grid.png, samples.npz, or a folder for single PNGs.")] = "samples.png",
+    label: Labels = None,
+    vector: Annotated[str | None, typer.Option(help="A vector condition: numbers with commas.")] = None,
+    guidance: GuidanceScale = None,
+    sampler: SamplerName = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of the time grid.")] = None,
+    grid: GridName = None,
+    seed: Annotated[int, typer.Option(help="Sample i is the picture of seed + i.")] = 0,
+    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH, other than trained at.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Samples at a time; changes no sample.")] = 256,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Draw samples from a trained run.
+
+    Example: undiffuse sample runs/mnist --n 100 --label 0-9 --steps 12 --out digits.png
+    """
+    image.check_output(out, overwrite)
+    model = undiffuse.load(run)
+    if n < 1 or batch_size < 1:
+        raise InputError(f"--n and --batch-size must be at least 1, not {n} and {batch_size}")
+    labels, wanted = None, []
+    if label is not None:
+        wanted = parse_labels(label, model.classes)
+        labels = spread(wanted, n)
+    numbers = None if vector is None else parse_vector(vector)
+    shape = model.shape if size is None else parse_size(size, model.shape)
+    if not 0 <= seed < 2**63 - n:
+        raise InputError(f"--seed must be 0 or more and below 2^63 - n, not {seed}")
+    model.check_shape(shape)
+    model.check_sampling(sampler, steps, grid)
+    model.guided(guidance, label=labels, vector=numbers)
+    began = time.monotonic()
+    with progress_bar() as progress:
+        task = progress.add_task("sampling", total=n, note="")
+
+        def show(done: int, total: int) -> None:
+            left = (time.monotonic() - began) / done * (total - done)
+            progress.update(task, completed=done, note=f"{done}/{total}  {duration(left)}")
+
+        images = model.sample(
+            n, label=labels, vector=numbers, guidance=guidance, sampler=sampler, steps=steps, grid=grid, seed=seed,
+            shape=shape, batch_size=batch_size, progress=show,
+        )  # fmt: skip
+    seconds = time.monotonic() - began
+    facts = {
+        "run": str(run),
+        "n": n,
+        "seed": seed,
+        "label": label,
+        "vector": numbers,
+        "guidance": model.scale(guidance, label is not None or vector is not None),
+        "sampler": repr(model.sampler(sampler)),
+        "steps": steps or model.sampling["steps"],
+        "grid": model.grid(grid, sampler),
+        "undiffuse": undiffuse.__version__,
+    }
+    columns = n // len(wanted) if len(wanted) > 1 and n % len(wanted) == 0 else None  # one row per class
+    image.save(out, images, labels, {"undiffuse": json.dumps(facts)}, overwrite, columns)
+    if as_json:
+        typer.echo(json.dumps({**facts, "out": out, "seconds": round(seconds, 3)}))
+    else:
+        console.print(f"{n} samples in {seconds:.1f} s: {out}")

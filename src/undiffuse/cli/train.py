@@ -1,0 +1,93 @@
+"""undiffuse train."""
+
+import json
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from undiffuse import config, recipes
+from undiffuse.cli.common import AsJson, app, console, duration, progress_bar
+from undiffuse.errors import InputError
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name, or a path ending in .yaml.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to it.")] = None,
+    show: Annotated[bool, typer.Option("--print", help="Show the whole recipe and stop.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a recipe; the same command again goes on where it stopped.
+
+    Example: undiffuse train mnist data.path=mnist.npz training.minutes=10 run=runs/mnist
+    """
+    changes = list(overrides or [])
+    named = [change.partition("=")[2] for change in changes if change.startswith("run=")]
+    chosen = recipes.named(recipe).changed([change for change in changes if not change.startswith("run=")])
+    if show:
+        typer.echo(config.to_yaml(config.plain(chosen)), nl=False)
+        return
+    if named and not named[-1]:
+        raise InputError("run= needs the path of a run folder")
+    folder = Path(named[-1] if named else f"runs/{chosen.name}")
+    summary = train_run(chosen, folder)
+    if as_json:
+        typer.echo(json.dumps(summary))
+
+
+def train_run(recipe: config.Recipe, folder: Path) -> dict[str, Any]:
+    """Train with a progress bar; SIGINT and SIGTERM save and end. Returns what was done."""
+    from undiffuse.experiment import Experiment, parameters
+
+    experiment = Experiment(recipe, folder)
+    run, resolved = experiment.run, experiment.spec["resolved"]
+    skipped = experiment.split.train.skipped  # of the whole source
+    if skipped:
+        console.print(f"skipped {len(skipped)} corrupt files: {', '.join(skipped)}", soft_wrap=True)
+    if experiment.finished:
+        console.print(f"{folder} is trained already: {experiment.state.step:,} steps")
+    else:
+        size = "x".join(map(str, resolved["shape"]))
+        start = f"going on from step {experiment.state.step:,}" if experiment.resumed else "training"
+        console.print(
+            f"{start}: {recipe.name}, {resolved['train_samples']:,} samples of {size}, "
+            f"{parameters(experiment.pipeline.denoiser):,} parameters, {resolved['precision']}, in {folder}"
+        )
+    caught: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if caught:  # asked twice: do not wait for the step at hand
+            raise KeyboardInterrupt
+        caught.append(number)
+        run.stop()
+
+    event = None
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with progress_bar() as progress:
+            task = progress.add_task("training", total=None, note="")
+            for event in experiment.train() if not experiment.finished else ():
+                progress.update(
+                    task,
+                    total=event.total,
+                    completed=event.step,
+                    note=f"loss {event.loss:.4f}  {event.images_per_second:,.0f} images/s  "
+                    + duration(event.seconds_left),
+                )
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    state = experiment.state
+    if caught:
+        console.print(f"stopped and saved at step {state.step:,}: the same command goes on from there")
+        raise typer.Exit(128 + caught[0])
+    return {
+        "run": str(folder),
+        "steps": state.step,
+        "seconds": round(state.seconds, 1),
+        "loss": event.loss if event else None,
+        "images_per_second": round(state.step * recipe.training.batch_size / max(state.seconds, 1e-9), 1),
+    }
