@@ -4,6 +4,7 @@
 whichever of them the network predicts.
 """
 
+import contextlib
 import copy
 import math
 from abc import ABC, abstractmethod
@@ -136,10 +137,12 @@ class BaseDenoiser(nn.Module, ABC):
                 f"the denoiser was called at times in [{float(times.min()):.6g}, {float(times.max()):.6g}], "
                 f"but knows [{self.t_min:.6g}, {self.t_max:.6g}] only"
             )
-        if len(kept) >= LEVELS_KEPT:
-            kept.pop(next(iter(kept)))
-        kept[key] = Level(self.schedule, times.clamp(max=1))
-        return kept[key]
+        level = Level(self.schedule, times.clamp(max=1))
+        if not torch.is_grad_enabled():  # in training every draw is another, and a schedule may be learned
+            if len(kept) >= LEVELS_KEPT:
+                kept.pop(next(iter(kept)))
+            kept[key] = level
+        return level
 
     def prior_std(self) -> float:
         """The standard deviation at t_max, sqrt(alpha^2 data_std^2 + sigma^2)."""
@@ -209,7 +212,7 @@ class Denoiser(BaseDenoiser):
             lambda: along_batch(prediction.c_noise(level), x_t[:, :0]).flatten(),
         )
         parameter = next(self.network.parameters(), x_t)
-        with torch.autocast(x_t.device.type, self.precision, enabled=self.precision is not None):
+        with torch.autocast(x_t.device.type, self.precision) if self.precision else contextlib.nullcontext():
             output = self.network(_scaled(x_t, c_in).to(parameter.dtype), c_noise, **condition)
         # the product with the schedule happens in float32 or better, whatever the network computes in
         wide = torch.float64 if x_t.dtype == torch.float64 else torch.float32

@@ -1,5 +1,6 @@
 """The contract of a sampler, and the one loop that walks a grid of times."""
 
+import functools
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
@@ -35,7 +36,16 @@ class State(NamedTuple):
 
     def now(self) -> Float64[Tensor, "m batch"]:
         """The coefficients of the step at hand."""
+        step = self.common_step()
+        if step is not None:
+            return self.coefficients[:, step].T
         return self.coefficients[torch.arange(len(self.k)), self.k].T
+
+    def common_step(self) -> int | None:
+        """Which step this is, where all samples walk one grid and stand at the same step of it; else None."""
+        steps = self.k.tolist()
+        one_grid = len(steps) == 1 or self.coefficients.stride(0) == 0
+        return steps[0] if one_grid and steps.count(steps[0]) == len(steps) else None
 
     def after(self, evaluations: int | Int64[Tensor, " batch"], *history: Sample) -> "State":
         """The state one step and so many evaluations later, with a new history where one is given."""
@@ -77,8 +87,10 @@ class Sampler(ABC):
 
     def init(self, denoiser: BaseDenoiser, x: Sample, times: Grid) -> State:
         """The state before the first step, with the coefficients of the whole grid worked out once."""
-        same = bool((times == times[:, :1]).all())
-        coefficients = self.coefficients(denoiser.schedule, times[:, :1] if same else times).movedim(-1, 0)
+        if bool((times == times[:, :1]).all()):
+            coefficients = _of_one_grid(self, denoiser.schedule, tuple(times[:, 0].tolist()))
+        else:
+            coefficients = self.coefficients(denoiser.schedule, times).movedim(-1, 0)
         if not bool(coefficients.isfinite().all()):
             raise InputError(
                 f"{self!r} cannot start where alpha = 0 (t = {float(times[0, 0]):.6g}): "
@@ -93,6 +105,12 @@ class Sampler(ABC):
         self, denoiser: BaseDenoiser, x: Sample, t: PerSample, s: PerSample, state: State, noise: NoiseSource | None
     ) -> tuple[Sample, State]:
         """x at times s < t from x at times t, both (B,) on the host, and the state after the step."""
+
+
+@functools.lru_cache(maxsize=256)
+def _of_one_grid(sampler: Sampler, schedule: Schedule, times: tuple[float, ...]) -> Float64[Tensor, "one steps m"]:
+    """The coefficients of a grid that all samples share; kept, because batch after batch walks the same one."""
+    return sampler.coefficients(schedule, torch.tensor(times, dtype=torch.float64)[:, None]).movedim(-1, 0)
 
 
 def check_grid(denoiser: BaseDenoiser, times: Time, batch: int) -> Grid:

@@ -17,13 +17,21 @@ from undiffuse.noise import NoiseSource
 from undiffuse.samplers.base import Grid, PerSample, Sampler, State
 from undiffuse.schedule import Host, Schedule, along_batch
 
+Coefficient = float | Tensor  # of the whole batch, or (B, 1, ...) of each sample
 
-def combine(coefficients: Tensor, vectors: Sequence[Sample]) -> Sample:
-    """The sum of coefficient times vector."""
-    first, *rest = coefficients.unbind()
-    total = first * vectors[0]
-    for coefficient, vector in zip(rest, vectors[1:], strict=True):
-        total = torch.addcmul(total, coefficient, vector)
+
+def combine(coefficients: Sequence[Coefficient], vectors: Sequence[Sample | None]) -> Sample:
+    """The sum of coefficient times vector. None stands for a vector that no sample uses."""
+    total: Tensor | None = None
+    for c, vector in zip(coefficients, vectors, strict=True):
+        if vector is None or (isinstance(c, float) and c == 0):
+            continue
+        if isinstance(c, float):
+            total = c * vector if total is None else torch.add(total, vector, alpha=c)
+        else:
+            total = c * vector if total is None else torch.addcmul(total, c, vector)
+    if total is None:
+        total = torch.zeros_like(next(vector for vector in vectors if vector is not None))
     return total
 
 
@@ -93,31 +101,46 @@ class LinearSampler(Sampler):
     def step(
         self, denoiser: BaseDenoiser, x: Sample, t: PerSample, s: PerSample, state: State, noise: NoiseSource | None
     ) -> tuple[Sample, State]:
-        now, stages = state.now(), self.stages
-        levels, rows = [t, *now[: stages - 1], s], now[stages - 1 :]
+        stages = self.stages
         estimate = denoiser(x, t)
-        f: list[Sample] = [getattr(estimate, self.unknown)]
-        lands = s == 0
-        if bool(lands.all()):
-            return estimate.x0, state.after(1)
-        *before, last = along_batch(rows, x).split(self._widths)
-        earlier, base = state.history, x
+        f: list[Sample | None] = [getattr(estimate, self.unknown)]
+        ends = s.tolist()
+        x0 = estimate.x0 if 0 in ends else None
+        if x0 is not None and not any(ends):
+            return x0, state.after(1)
+        common = state.common_step()
+        now = state.now()
+        levels = [t, *now[: stages - 1], s]
+        # plain numbers where all samples stand at one level: no copy to the device, and no broadcast
+        coefficients: Sequence[Coefficient] = (
+            now[stages - 1 :, 0].tolist() if common is not None else along_batch(now[stages - 1 :], x).unbind()
+        )
+        *before, last = self._split(coefficients)
+        earlier: tuple[Sample, ...] = state.history
+        base = x
         if self.corrects:
             base = combine(before.pop(0), (x, earlier[0], f[0], *earlier[1:]))
             earlier = earlier[1:]
         z = self._draws(denoiser, levels, state, noise) if noise is not None and self.stochastic else []
         # asked of the host, so nothing waits: single-stage steps among others are those of a start
-        if stages > 1 and bool(rows[-self._widths[-1] :][2 : 1 + stages].any()):
+        if stages > 1 and bool(now[len(now) - len(last) :][2 : 1 + stages].any()):
             for i, row in enumerate(before, start=1):
-                at = combine(row, (base, *f, *earlier, *z[:i]))
-                f.append(getattr(denoiser(at, levels[i]), self.unknown))
+                f.append(getattr(denoiser(combine(row, (base, *f, *earlier, *z[:i])), levels[i]), self.unknown))
         evaluations = len(f)
-        f += [torch.zeros_like(f[0])] * (stages - evaluations)
+        f += [None] * (stages - evaluations)
         result = combine(last, (base, *f, *earlier, *z))
-        if bool(lands.any()):
-            result = torch.where(along_batch(lands.double(), x) > 0, estimate.x0, result)
+        if x0 is not None:
+            result = torch.where(along_batch((s == 0).double(), x) > 0, x0, result)
         kept = (base, f[0]) if self.corrects else (f[0],)
         return result, state.after(evaluations, *(*kept, *earlier)[: self.retained])
+
+    def _split(self, coefficients: Sequence[Coefficient]) -> list[Sequence[Coefficient]]:
+        """The rows of a step's coefficients."""
+        rows, first = [], 0
+        for width in self._widths:
+            rows.append(coefficients[first : first + width])
+            first += width
+        return rows
 
     @property
     def _widths(self) -> list[int]:
