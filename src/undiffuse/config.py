@@ -14,6 +14,7 @@ from undiffuse.data import SOURCES
 from undiffuse.errors import InputError, unknown
 from undiffuse.networks import NETWORKS
 from undiffuse.objective import TIME_LAWS, WEIGHTS
+from undiffuse.pipeline import DEFAULTS
 from undiffuse.prediction import PREDICTIONS
 from undiffuse.samplers import GRIDS, understand
 from undiffuse.schedule import SCHEDULES
@@ -80,8 +81,10 @@ class Training(Section):
 
 
 class Sampling(Section):
-    sampler: str = "dpm++"
-    grid: str = Field("log-snr", description='where the sampler\'s name asks for none, as "DPM++ 2M Karras" does')
+    sampler: str = DEFAULTS["sampler"]
+    grid: str = Field(
+        DEFAULTS["grid"], description='where the sampler\'s name asks for none, as "DPM++ 2M Karras" does'
+    )
     steps: int = Field(20, ge=1)
     guidance: float = 1.5
 

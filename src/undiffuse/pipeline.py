@@ -21,7 +21,7 @@ from undiffuse.registry import build
 from undiffuse.samplers import Sampler, stored
 from undiffuse.weights import fill, read
 
-DEFAULTS: dict[str, Any] = {"sampler": "dpm++", "grid": "log-snr", "steps": 20, "guidance": 1.0}
+DEFAULTS: dict[str, Any] = {"sampler": "unipc:variable=index", "grid": "vp-quadratic", "steps": 20, "guidance": 1.0}
 Images = np.ndarray  # uint8 (N, H, W) for one channel, else (N, H, W, C)
 
 

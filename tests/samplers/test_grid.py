@@ -96,7 +96,7 @@ def test_the_vp_quadratic_grid_is_quadratic_in_the_time_of_the_vp_sde_on_every_s
     roots = vp.time(any_schedule.log_snr(points[1:])).sqrt()
     assert_close(roots.diff(), roots.diff()[:1].expand(7), rtol=1e-5, atol=1e-9)
     last = torch.exp(-any_schedule.log_snr(points[-1]) / 2)
-    assert math.isclose(last, max(3 / 81, torch.exp(-any_schedule.log_snr(any_schedule.finest_time) / 2)), rel_tol=1e-9)
+    assert math.isclose(last, max(4 / 81, torch.exp(-any_schedule.log_snr(any_schedule.finest_time) / 2)), rel_tol=1e-9)
     narrow = grid.named("vp-quadratic", any_schedule, 5, 0.2, 0.22)
     assert (narrow.diff() < 0).all() and math.isclose(narrow[-2], 0.2, rel_tol=1e-9)
 

@@ -13,5 +13,5 @@ RECIPE = Recipe(
     network=Named(name="unet", width=64, multipliers=[1, 2, 4], blocks=2, attention=[False, False, True], patch=2),
     objective=ObjectiveSection(drop=0.1),
     training=Training(minutes=60, batch_size=64, learning_rate=5e-4, warmup=200),
-    sampling=Sampling(sampler="dpm++", steps=20, guidance=1.5),
+    sampling=Sampling(steps=20, guidance=1.5),
 )

@@ -13,5 +13,5 @@ RECIPE = Recipe(
     network=Named(name="unet", width=64, multipliers=[1, 2], blocks=1, attention=False, patch=2),
     objective=ObjectiveSection(drop=0.1),
     training=Training(minutes=10, batch_size=64, learning_rate=1e-3, warmup=50),
-    sampling=Sampling(sampler="dpm++", steps=20, guidance=1.5),
+    sampling=Sampling(steps=20, guidance=1.5),
 )

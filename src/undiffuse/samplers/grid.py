@@ -18,7 +18,7 @@ from undiffuse.schedule import Schedule, Time, VariancePreserving, host
 Points = Float64[Tensor, " points"]
 RHO = 7.0  # Karras et al. 2022, eq. 5
 ANGLE_ROOT = 3.0
-LAST_RATIO = 3.0
+LAST_RATIO = 4.0
 BETA = 0.6  # Lee et al. 2024, "Beta sampling is all you need"
 NOISIEST_LOG_SNR = -14.0  # where alpha(t_max) = 0, grids over the log-SNR are spaced from here
 
