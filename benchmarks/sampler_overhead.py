@@ -2,7 +2,7 @@
 
     python benchmarks/sampler_overhead.py [--repeats 30] [--out overhead.json]
 
-The network gives back its input, so what is timed is the sampler, the conversion of the prediction and the loop. The two
+The network gives back its input, so what is timed is the sampler, the conversion of the prediction and the loop. They
 take turns, and the median ratio of their times is printed; below 1 we are faster. Our numbers are of a grid walked
 before, as in all batches but the first; `first` is the time of a first walk, where the coefficients are worked out.
 """

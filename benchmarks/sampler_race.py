@@ -41,6 +41,7 @@ SOLVERS = (
     "unipc:order=3,variable=ratio", "unipc:order=2,variable=ratio",
 )  # fmt: skip
 GRIDS = ("uniform", "quadratic", "log-snr", "karras", "beta", "arc-length", "angle", "vp-quadratic")
+STOPPING = ("quadratic", "log-snr", "karras", "angle")  # also walked to t_min and no further, as some peers are
 FITTED = (DEFAULTS["sampler"], "unipc:order=2,weights=exact", "adams:order=3")
 # the finest level that any peer calls; the exact denoiser knows all
 T_MIN = {"linear": 1e-4, "cosine": 1e-4, "edm": 0.002 / 80}
@@ -78,6 +79,10 @@ def race(problem: Problem, schedule_name: str, counts: Iterable[int], peers: Pat
             steps = steps_for(named(name), count)
             for grid_name in GRIDS if steps else ():
                 ours[f"{name} @ {grid_name}"] = error(name, grid.named(grid_name, schedule, steps, t_min, 1.0))
+            for grid_name in STOPPING if steps else ():
+                for last in {t_min, schedule.finest_time}:
+                    times = grid.named(grid_name, schedule, steps + 1, last, 1.0)[:-1]
+                    ours[f"{name} @ {grid_name}, stopping at {last:g}"] = error(name, times)
         best = min((e, name) for name, e in ours.items())
         default = error(DEFAULTS["sampler"], grid.named(DEFAULTS["grid"], schedule, count, t_min, 1.0))
         fits = {n: fit(denoiser, named(n), count, trajectories, held_out) for n in FITTED}
