@@ -16,7 +16,7 @@ Evaluations are counted: a solver of two stages gets half of the steps. Below 1 
 import argparse
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ def steps_for(sampler: Sampler, evaluations: int) -> int:
     return max((n for n in range(1, evaluations + 1) if sampler.evaluations(n) <= evaluations), default=0)
 
 
-def race(problem: Problem, schedule_name: str, counts: Iterable[int], peers: Path | None) -> list[dict[str, Any]]:
+def race(problem: Problem, schedule_name: str, counts: Iterable[int], peers: Path | None) -> Iterator[dict[str, Any]]:
     """One row for each number of evaluations."""
     schedule = SCHEDULES[schedule_name]
     denoiser, t_min = problem.denoiser(schedule), T_MIN[schedule_name]
@@ -71,7 +71,6 @@ def race(problem: Problem, schedule_name: str, counts: Iterable[int], peers: Pat
             return math.inf
         return found if math.isfinite(found) else math.inf
 
-    rows = []
     for count, table in peers_table(problem, schedule_name, counts, peers).items():
         best_peer = min((e, name) for name, e in table.items() if math.isfinite(e))
         ours = {}
@@ -88,16 +87,13 @@ def race(problem: Problem, schedule_name: str, counts: Iterable[int], peers: Pat
         fits = {n: fit(denoiser, named(n), count, trajectories, held_out) for n in FITTED}
         fitted = {name: error(name, found.times) for name, found in fits.items()}
         best_fit = min((e, name) for name, e in fitted.items())
-        rows.append(
-            {
-                "problem": problem.name, "schedule": schedule_name, "evaluations": count,
-                "peers": best_peer[0], "peer": best_peer[1], "ours": best[0] / best_peer[0], "our": best[1],
-                "default": default / best_peer[0], "fitted": fitted[DEFAULTS["sampler"]] / best_peer[0],
-                "best fit": best_fit[0] / best_peer[0], "best fitted": best_fit[1],
-                "fit evaluations": fits[DEFAULTS["sampler"]].evaluations,
-            }
-        )  # fmt: skip
-    return rows
+        yield {
+            "problem": problem.name, "schedule": schedule_name, "evaluations": count,
+            "peers": best_peer[0], "peer": best_peer[1], "ours": best[0] / best_peer[0], "our": best[1],
+            "default": default / best_peer[0], "fitted": fitted[DEFAULTS["sampler"]] / best_peer[0],
+            "best fit": best_fit[0] / best_peer[0], "best fitted": best_fit[1],
+            "fit evaluations": fits[DEFAULTS["sampler"]].evaluations,
+        }  # fmt: skip
 
 
 def geometric_mean(values: Iterable[float]) -> float:

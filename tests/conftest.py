@@ -59,7 +59,7 @@ VARIANTS = {
     "ancestral": ["", "sampler=midpoint", "sampler=ddim,eta=0.5"],
     "churn": ["", "sampler=euler"],
     "restart": ["", "sampler=dpm++,repeats=1,steps=2"],
-    "langevin": ["", "sampler=euler-maruyama", "corrections=2,snr=0.05"],
+    "langevin": ["", "norms=measured", "sampler=euler-maruyama", "corrections=2,snr=0.05"],
 }
 
 

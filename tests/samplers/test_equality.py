@@ -458,7 +458,7 @@ def test_predictor_corrector_of_score_sde(monkeypatch):
     sigmas = scheduler.discrete_sigmas = scheduler.discrete_sigmas.double()
     times = torch.cat([ratio_time(schedule, sigmas.flip(0)), torch.zeros(1).double()])
     x, denoiser, one = 50 * Z[:1], mixture(schedule), NoiseSource([0], (2,), dtype=torch.float64)
-    expected = ours("langevin:snr=0.16,sampler=(ddpm:variance=beta)", schedule, times, x, [0])
+    expected = ours("langevin:snr=0.16,norms=measured,sampler=(ddpm:variance=beta)", schedule, times, x, [0])
     draws = (one.normal(purpose, k) for k in range(STEPS) for purpose in ("correction", "step"))
     draw_from(monkeypatch, scheduler, draws)
     theirs = []

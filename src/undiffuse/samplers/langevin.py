@@ -1,6 +1,7 @@
 """Predictor-corrector sampling: Langevin steps at each level around any single-step sampler (Song et al. 2021)."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from jaxtyping import Float64
@@ -11,6 +12,7 @@ from undiffuse.errors import InputError
 from undiffuse.noise import NoiseSource
 from undiffuse.samplers.base import Grid, PerSample, Sampler, State
 from undiffuse.samplers.ddpm import DDPM
+from undiffuse.samplers.multistep import check_choice
 from undiffuse.samplers.wrapped import Wrapped
 from undiffuse.schedule import Schedule, along_batch
 
@@ -21,13 +23,15 @@ class Langevin(Wrapped):
 
         e = 2 a (snr |z| / |score|)^2,   a = 1 - beta of the step for a schedule that shrinks x (VP), 1 for VE
 
-    (alg. 4 and 5, with norms per sample instead of batch means, so that samples do not see each other). Each correction
-    is one evaluation.
+    (alg. 4 and 5). norms: "expected" takes |z| / |score| = sigma, which holds in many dimensions; "measured" takes the
+    norms of each sample, as the authors' code takes their means over a batch: heavy-tailed in few dimensions, where the
+    score may vanish. Each correction is one evaluation.
     """
 
     sampler: Sampler = field(default_factory=DDPM)
     snr: float = 0.16
     corrections: int = 1
+    norms: Literal["expected", "measured"] = "expected"
     order = 1
     stochastic = True
 
@@ -35,6 +39,7 @@ class Langevin(Wrapped):
         super().__post_init__()
         if not self.snr > 0 or self.corrections < 1:
             raise InputError(f"Langevin needs snr > 0 and corrections >= 1, not {self.snr} and {self.corrections}")
+        check_choice("the norms of Langevin", self.norms, ("expected", "measured"))
 
     @property
     def stages(self) -> int:  # type: ignore[override]
@@ -46,19 +51,20 @@ class Langevin(Wrapped):
     def coefficients(self, schedule: Schedule, times: Grid) -> Float64[Tensor, "steps m batch"]:
         t, s = times[:-1], times[1:]
         shrink = (schedule.alpha(t) / schedule.alpha(s)).square()
-        rows = torch.stack([2 * shrink * self.snr**2], 1)
-        return torch.cat([rows, self.sampler.coefficients(schedule, times)], 1)
+        size = 2 * shrink * self.snr**2 * (schedule.sigma(t).square() if self.norms == "expected" else 1)
+        return torch.cat([size[:, None], self.sampler.coefficients(schedule, times)], 1)
 
     def step(
         self, denoiser: BaseDenoiser, x: Sample, t: PerSample, s: PerSample, state: State, noise: NoiseSource | None
     ) -> tuple[Sample, State]:
         assert noise is not None
-        factor = along_batch(state.now()[0], x)
+        size = along_batch(state.now()[0], x)
         for i in range(self.corrections):
             score = denoiser(x, t).score
             z = noise.normal("correction", state.k * self.corrections + i)
-            square = (z.flatten(1).square().sum(1) / score.flatten(1).square().sum(1)).reshape(factor.shape)
-            e = factor * square
+            e = size
+            if self.norms == "measured":
+                e = size * (z.flatten(1).square().sum(1) / score.flatten(1).square().sum(1)).reshape(size.shape)
             x = x + e * score + (2 * e).sqrt() * z
         inner = state._replace(coefficients=state.coefficients[..., 1:])
         x, after = self.sampler.step(denoiser, x, t, s, inner, noise)

@@ -1,0 +1,33 @@
+"""A small race and a short measurement of overhead, so that the benchmarks are known to run."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+pytest.importorskip("diffusers")
+pytestmark = pytest.mark.slow
+
+
+def run(script, *arguments):
+    command = [sys.executable, str(BENCHMARKS / script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_small_race_is_won_where_the_full_one_is(tmp_path):
+    out = tmp_path / "race.json"
+    printed = run("sampler_race.py", "--problems", "ring", "--schedules", "linear", "--counts", "5,8", "--out", out)
+    assert len(re.findall(r"^ring linear", printed, re.M)) == 2
+    for row in json.loads(out.read_text())["rows"]:
+        assert row["ours"] <= 1 and row["best fit"] <= 0.5 and row["fitted"] <= 0.7
+
+
+def test_the_overhead_is_measured(tmp_path):
+    out = tmp_path / "overhead.json"
+    run("sampler_overhead.py", "--repeats", 2, "--out", out)
+    rows = json.loads(out.read_text())
+    assert all(row["ratio"] > 0 for row in rows if "ratio" in row) and any(row["sampler"] == "noise" for row in rows)
