@@ -127,10 +127,15 @@ class BaseDenoiser(nn.Module, ABC):
     def level(self, t: Time, batch: int) -> Level:
         """The noise levels of a batch. Raises: InputError for times outside [t_min, t_max]."""
         times = host(t).expand(batch)
-        kept: dict[tuple[object, ...], Level] = self.__dict__.setdefault("_levels", {})
-        key = (id(self.schedule), self.t_min, self.t_max, *times.tolist())
-        if key in kept:
-            return kept[key]
+        # in training every draw is another, a schedule may be learned, and inference tensors serve nobody else
+        keep = not (
+            torch.is_grad_enabled() or torch.is_inference_mode_enabled() or isinstance(self.schedule, nn.Module)
+        )
+        kept: dict[tuple[object, ...], Level] = self.__dict__.setdefault("_levels", {}) if keep else {}
+        key = (self.t_min, self.t_max, *times.tolist())
+        found = kept.get(key)
+        if found is not None and found.schedule is self.schedule:
+            return found
         slack = 1e-6  # the ends as float32 are the ends
         if batch and not bool((times >= self.t_min * (1 - slack)).all() and (times <= self.t_max * (1 + slack)).all()):
             raise InputError(
@@ -138,11 +143,14 @@ class BaseDenoiser(nn.Module, ABC):
                 f"but knows [{self.t_min:.6g}, {self.t_max:.6g}] only"
             )
         level = Level(self.schedule, times.clamp(max=1))
-        if not torch.is_grad_enabled():  # in training every draw is another, and a schedule may be learned
-            if len(kept) >= LEVELS_KEPT:
-                kept.pop(next(iter(kept)))
-            kept[key] = level
+        if len(kept) >= LEVELS_KEPT:
+            kept.clear()
+        kept[key] = level
         return level
+
+    def __getstate__(self) -> dict[str, object]:
+        """Copies and pickles start without kept levels."""
+        return {name: value for name, value in self.__dict__.items() if name != "_levels"}
 
     def prior_std(self) -> float:
         """The standard deviation at t_max, sqrt(alpha^2 data_std^2 + sigma^2)."""

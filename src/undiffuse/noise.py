@@ -24,7 +24,7 @@ PURPOSES = {
     "prior": 0, "step": 1, "time": 2, "noise": 3, "channel": 4, "drop": 5, "augment": 6, "probe": 7,
     "churn": 8, "correction": 9, "restart": 10, "brownian": 11,
 }  # fmt: skip
-_HALF_RANGE, _DEPTH = 128.0, 13  # of the Brownian tree, in log clock: its finest cells are 1/32 wide
+_HALF_RANGE, _DEPTH = 128.0, 22  # of the Brownian tree, in log clock: its finest cells are 6e-5 wide
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
@@ -69,6 +69,12 @@ class NoiseSource:
 
     def branch(self, number: int | Tensor) -> "NoiseSource":
         """Streams of their own for the same samples, one for each number (an int or one per sample) in [1, 4096)."""
+        numbers = torch.as_tensor(number)
+        if numbers.device.type == "cpu" and not bool(((numbers >= 1) & (numbers < 4096)).all()):
+            raise InputError(f"the number of a branch must be in [1, 4096), not {number}")
+        parent = self._branch
+        if isinstance(parent, int) and parent >= 2**20:
+            raise InputError("streams branch twice at most: put fewer samplers around one another")
         branched = copy.copy(self)
         branched._branch, branched._path = self._branch * 4096 + number, []
         return branched
@@ -115,10 +121,18 @@ class NoiseSource:
 
         start, end: logarithms of the clock times, per sample, on the host. The path belongs to the sample: the
         increments of a fine grid add up to those of a coarse one, so a picture keeps its noise when the number of steps
-        changes. Every increment is exactly normal; increments are exactly those of one path as long as no two times of
-        a grid lie within the same 1/32 of log clock (two in one cell share a draw).
+        changes. Exact for times that are far apart beside the finest cells, 6e-5 of log clock; within a cell the path
+        is smooth.
+
+        Raises: InputError for two times that are no eight cells apart.
         """
         rises = end > start
+        nearest = 8 * 2 * _HALF_RANGE / 2**_DEPTH
+        if bool((((end - start).abs() < nearest) & (end != start)).any()):
+            raise InputError(
+                f"a Brownian path is known down to steps of {nearest:.2g} in log clock, and one of "
+                f"{float((end - start).abs().min()):.2g} was asked for: take fewer steps, or leave brownian out"
+            )
         first, last = torch.where(rises, start, end), torch.where(rises, end, start)
         decay = -(last - first).nan_to_num(posinf=math.inf)
         shape = (-1, *[1] * len(self.shape))

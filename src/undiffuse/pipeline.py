@@ -47,7 +47,7 @@ class Pipeline:
         grids: Mapping[str, stored.ByStep] | None = None,
     ) -> None:
         self.denoiser, self.codec, self.name = denoiser, codec, name
-        self.grids: dict[str, stored.ByStep] = dict(grids or {})
+        self.grids: Mapping[str, stored.ByStep] = grids or {}
         self.shape, self.classes = tuple(shape), tuple(classes)
         self.sampling = {**DEFAULTS, **(sampling or {})}
         self.prefer(self.sampling["sampler"])
@@ -95,7 +95,13 @@ class Pipeline:
         denoiser, name = self.denoiser, self.grid(grid, sampler)
         count = self.sampling["steps"] if steps is None else steps
         if name in self.grids:
-            return stored.points(name, self.grids[name], count)
+            points = stored.points(name, self.grids[name], count)
+            if float(points[0]) > denoiser.t_max * (1 + 1e-6) or float(points[-2]) < denoiser.t_min * (1 - 1e-6):
+                raise InputError(
+                    f"the fitted grid {name!r} goes from t = {float(points[0]):.6g} to {float(points[-2]):.6g}, but "
+                    f"this model knows [{denoiser.t_min:.6g}, {denoiser.t_max:.6g}]: fit it again"
+                )
+            return points
         if name not in samplers.GRIDS:
             raise unknown("time grid", name, [*samplers.GRIDS, *self.grids])
         return samplers.grid.named(name, denoiser.schedule, count, denoiser.t_min, denoiser.t_max)
@@ -182,6 +188,11 @@ class Pipeline:
                 seeds, condition=here, guidance=guidance, sampler=sampler, steps=steps, grid=grid, shape=shape
             ):
                 pass
+            if not bool(x.isfinite().all()):
+                raise InputError(
+                    f"{self.sampler(sampler)!r} in {len(self.times(steps, grid, sampler)) - 1} steps gave samples that "
+                    "are not finite: take more steps, less noise, or another sampler"
+                )
             images.append(self.decode(x))
             if progress:
                 progress(min(first + batch_size, n), n)
@@ -263,7 +274,7 @@ def load(run: str | Path, network: nn.Module | None = None, device: torch.device
     device: by default CUDA where there is one, else the CPU.
 
     Raises: InputError for a folder without a recipe or weights, truncated weights, weights of another
-        model, and corrupt grids.
+        model.
     """
     run = Path(run)
     spec = read_spec(run)
@@ -277,6 +288,6 @@ def load(run: str | Path, network: nn.Module | None = None, device: torch.device
     if not path.is_file():
         raise InputError(f"{run} has no model.safetensors yet: train longer, to its first checkpoint")
     fill(pipeline.denoiser, read(path)[0], path)
-    pipeline.grids |= stored.read_all(run)
+    pipeline.grids = stored.Folder(run)
     pipeline.denoiser.requires_grad_(False).eval()
     return pipeline.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -7,7 +7,7 @@ from typing import TypeVar
 from undiffuse.errors import InputError, unknown
 
 T = TypeVar("T")
-_PLAIN: dict[object, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,)}
+_PLAIN: dict[object, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}
 
 
 def build(kind: str, registry: Mapping[str, type[T]], name: str, arguments: Mapping[str, object]) -> T:
@@ -24,8 +24,11 @@ def build(kind: str, registry: Mapping[str, type[T]], name: str, arguments: Mapp
         raise InputError(f"{kind} {name} needs {', '.join(missing)}")
     for key, value in arguments.items():
         annotation = parameters[key].annotation
-        if annotation in _PLAIN and (not isinstance(value, _PLAIN[annotation]) or isinstance(value, bool)):
-            raise InputError(f"{key} of {kind} {name} must be of type {annotation.__name__}, not {value!r}")
+        if annotation in _PLAIN and (
+            not isinstance(value, _PLAIN[annotation]) or (isinstance(value, bool) and annotation is not bool)
+        ):
+            allowed = "true or false" if annotation is bool else f"of type {annotation.__name__}"
+            raise InputError(f"{key} of {kind} {name} must be {allowed}, not {value!r}")
     try:
         return cls(**arguments)
     except InputError:

@@ -15,10 +15,10 @@ GRID = StoredGrid((1.0, 0.5, 0.1, 0.0), "DDIM()", 1.5, 16, 0.01, 0.02, "angle")
 def test_what_is_written_is_read_back(tmp_path):
     path = stored.write(tmp_path, "mine", {3: GRID})
     assert path == tmp_path / "grids" / "mine.json"
-    assert stored.read_all(tmp_path) == {"mine": {3: GRID}}
+    assert dict(stored.Folder(tmp_path)) == {"mine": {3: GRID}}
     assert torch.equal(stored.points("mine", {3: GRID}, 3), torch.tensor([1.0, 0.5, 0.1, 0.0], dtype=torch.float64))
     assert [p.name for p in path.parent.iterdir()] == ["mine.json"]
-    assert stored.read_all(tmp_path / "elsewhere") == {}
+    assert dict(stored.Folder(tmp_path / "elsewhere")) == {}
 
 
 def test_a_number_of_steps_that_was_not_fitted_is_refused():
@@ -60,4 +60,4 @@ def test_a_corrupt_file_is_refused_by_name(tmp_path, text, message):
     (tmp_path / "grids").mkdir()
     (tmp_path / "grids" / "mine.json").write_text(text)
     with pytest.raises(InputError, match=rf"mine\.json.*{message}.*: delete it, or fit it again"):
-        stored.read_all(tmp_path)
+        stored.Folder(tmp_path)["mine"]

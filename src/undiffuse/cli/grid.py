@@ -59,7 +59,12 @@ def grid(
     labels = spread(wanted, n) if wanted else None
     denoiser = model.guided(guidance, label=labels)
     x, held_out = (denoiser.prior(range(first, first + n), model.shape) for first in (SEEDS, SEEDS + n))
-    grids = dict(model.grids.get(name, {}))
+    try:
+        grids = dict(model.grids.get(name, {}))
+    except InputError as error:
+        console.print(f"{error}; it is replaced", soft_wrap=True)
+        grids = {}
+    (run / stored.FOLDER).mkdir(exist_ok=True)  # found out before the work, not after it
     with shares("fitting") as say, torch.no_grad():
         for i, count in enumerate(counts):
 
@@ -76,7 +81,7 @@ def grid(
                 before=found.before,
                 candidate=found.candidate,
             )
-    path = stored.write(run, name, grids)
+            path = stored.write(run, name, grids)  # one after the other: an interrupted run keeps what it has
     if as_json:
         typer.echo(json.dumps({"grid": str(path), "steps": {count: vars(grids[count]) for count in counts}}))
         return

@@ -103,7 +103,7 @@ class Adaptive(Sampler):
         now, end, z = angle(t), angle(s), x / along_batch(scale(t), x)
         ends = torch.minimum(t, s), torch.maximum(t, s)
         evaluations = torch.zeros(len(x), dtype=torch.int64)
-        h, slope = (end - now) / 10, torch.zeros_like(z)
+        h, slope = end - now, torch.zeros_like(z)
         fresh = torch.ones(len(x), dtype=torch.bool)  # whose slope is not known
         at = t.clone()
 

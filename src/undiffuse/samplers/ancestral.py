@@ -11,6 +11,7 @@ from undiffuse.errors import InputError
 from undiffuse.noise import NoiseSource
 from undiffuse.samplers.base import Grid, PerSample, Sampler, State
 from undiffuse.samplers.ddpm import transition
+from undiffuse.samplers.linear import LinearSampler
 from undiffuse.samplers.single_step import DPMSolverPlusPlusSingle
 from undiffuse.samplers.wrapped import Wrapped
 from undiffuse.schedule import Host, Schedule, along_batch
@@ -33,10 +34,20 @@ class Ancestral(Wrapped):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.eta > 0:
-            raise InputError(f"eta of ancestral steps must be above 0, not {self.eta}: use the solver itself")
-        if self.sampler.stochastic:
-            raise InputError(f"ancestral steps go around a solver without noise, not {self.sampler!r}")
+        if not 0 < self.eta <= 10:
+            raise InputError(f"eta of ancestral steps must be in (0, 10], not {self.eta}; for 0 use the solver itself")
+        if self.sampler.stochastic or not isinstance(self.sampler, LinearSampler):
+            raise InputError(f"ancestral steps go around a single-step solver without noise, not {self.sampler!r}")
+
+    def init(self, denoiser: BaseDenoiser, x: Sample, times: Grid) -> State:
+        state = super().init(denoiser, x, times)
+        levels = state.coefficients[..., 3 : 2 + self.sampler.stages]
+        if bool((levels < denoiser.t_min * (1 - 1e-6)).any()):
+            raise InputError(
+                f"{self!r} would call the denoiser at t = {float(levels.min()):.6g}, below {denoiser.t_min:.6g}: take "
+                "a grid that stops above t_min, such as vp-quadratic, or a solver such as dpm++-single"
+            )
+        return state
 
     def _below(self, schedule: Schedule, times: Grid) -> Host:
         t, s = times[:-1], times[1:]

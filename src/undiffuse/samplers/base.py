@@ -88,7 +88,9 @@ class Sampler(ABC):
     def init(self, denoiser: BaseDenoiser, x: Sample, times: Grid) -> State:
         """The state before the first step, with the coefficients of the whole grid worked out once."""
         if bool((times == times[:, :1]).all()):
-            coefficients = _of_one_grid(self, denoiser.schedule, tuple(times[:, 0].tolist()))
+            kept = "__dataclass_fields__" in vars(type(self)) and not isinstance(denoiser.schedule, torch.nn.Module)
+            make = _of_one_grid if kept else _of_one_grid.__wrapped__
+            coefficients = make(type(self), self, denoiser.schedule, tuple(times[:, 0].tolist()))
         else:
             coefficients = self.coefficients(denoiser.schedule, times).movedim(-1, 0)
         if not bool(coefficients.isfinite().all()):
@@ -108,8 +110,13 @@ class Sampler(ABC):
 
 
 @functools.lru_cache(maxsize=256)
-def _of_one_grid(sampler: Sampler, schedule: Schedule, times: tuple[float, ...]) -> Float64[Tensor, "one steps m"]:
-    """The coefficients of a grid that all samples share; kept, because batch after batch walks the same one."""
+def _of_one_grid(
+    kind: type[Sampler], sampler: Sampler, schedule: Schedule, times: tuple[float, ...]
+) -> Float64[Tensor, "one steps m"]:
+    """The coefficients of a grid that all samples share; kept, because batch after batch walks the same one.
+
+    kind: part of the key, because dataclasses of two classes may be equal.
+    """
     return sampler.coefficients(schedule, torch.tensor(times, dtype=torch.float64)[:, None]).movedim(-1, 0)
 
 
@@ -119,6 +126,8 @@ def check_grid(denoiser: BaseDenoiser, times: Time, batch: int) -> Grid:
     Raises: InputError unless it falls or rises strictly, for all samples, within the denoiser's range.
     """
     grid = host(times)
+    if batch == 0:
+        raise InputError("there is no sample to walk: the batch is empty")
     if grid.ndim == 1:
         grid = grid[:, None].expand(-1, batch)
     if grid.ndim != 2 or len(grid) < 2 or grid.shape[1] != batch:
@@ -167,16 +176,18 @@ def walk(
     noise = None if seeds is None else NoiseSource(seeds, x.shape[1:], x.device, x.dtype)
     if noise is not None and len(noise) != len(x):
         raise InputError(f"{len(noise)} seeds were given for {len(x)} samples")
-    state = None
+    x = x if x.dtype == torch.float64 else x.float()  # half precision is the network's business
+    state, before = None, 0
     if rises and bool((grid[0] == 0).any()):
         with torch.no_grad():
             level = denoiser.level(grid[1], len(x))
             x = along_batch(level.alpha, x) * x
             x = x + along_batch(level.sigma, x) * denoiser(x, grid[1]).noise
         yield x
-        grid = grid[1:]
+        grid, before = grid[1:], 1
     if len(grid) > 1:
         state = sampler.init(denoiser, x, grid)
+        state = state._replace(evaluations=state.evaluations + before)
     for t, s in itertools.pairwise(grid):
         assert state is not None
         with torch.no_grad():  # not while the caller holds x

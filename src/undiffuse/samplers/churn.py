@@ -11,6 +11,7 @@ from undiffuse.denoiser import BaseDenoiser, Sample
 from undiffuse.errors import InputError
 from undiffuse.noise import NoiseSource
 from undiffuse.samplers.base import Grid, PerSample, Sampler, State
+from undiffuse.samplers.linear import LinearSampler
 from undiffuse.samplers.single_step import Heun
 from undiffuse.samplers.wrapped import Wrapped
 from undiffuse.schedule import Schedule, along_batch
@@ -34,8 +35,12 @@ class Churn(Wrapped):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (self.amount >= 0 and 0 <= self.low < self.high and self.noise_std > 0):
-            raise InputError(f"churn needs amount >= 0, 0 <= low < high and noise_std > 0, not {self!r}")
+        if not (0 <= self.amount < math.inf and 0 <= self.low < self.high and 0 < self.noise_std <= 10):
+            raise InputError(
+                f"churn needs a finite amount >= 0, 0 <= low < high and noise_std in (0, 10], not {self!r}"
+            )
+        if self.sampler.brownian or not isinstance(self.sampler, LinearSampler):
+            raise InputError(f"churn goes around a single-step solver of fresh noise or none, not {self.sampler!r}")
 
     def coefficients(self, schedule: Schedule, times: Grid) -> Float64[Tensor, "steps m batch"]:
         t, s = times[:-1], times[1:]

@@ -10,6 +10,7 @@ from undiffuse.errors import InputError
 from undiffuse.samplers.base import Grid
 from undiffuse.samplers.ddpm import transition
 from undiffuse.samplers.linear import LinearSampler
+from undiffuse.samplers.multistep import check_eta
 from undiffuse.schedule import Host, Schedule
 
 
@@ -24,8 +25,7 @@ class DDIM(LinearSampler):
     brownian: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eta < float("inf"):
-            raise InputError(f"eta of DDIM must be 0 or more, not {self.eta}")
+        check_eta(self.eta)
 
     @property
     def stochastic(self) -> bool:  # type: ignore[override]

@@ -26,6 +26,7 @@ from undiffuse.schedule import Schedule
 KNOTS = 9  # levels that are moved freely; those of longer grids lie between them
 REFERENCE_STEPS = 200
 CANDIDATES = ("vp-quadratic", "log-snr", "karras", "angle", "quadratic")
+FAR = 10.0
 STARTS = 2  # of the candidates, the best ones from which levels are moved
 
 
@@ -110,27 +111,43 @@ def fit(
     def rms(difference: Sample) -> float:
         return float(difference.double().square().mean().sqrt())
 
-    def residual(point: np.ndarray) -> np.ndarray:
-        difference = error(levels.times(point), x, target)
-        return difference.double().cpu().numpy().ravel() / math.sqrt(difference.numel())
+    def typical(difference: Sample) -> Tensor:
+        """The root mean square of each trajectory, on the host."""
+        return difference.double().flatten(1).square().mean(1).sqrt().cpu().clamp(min=1e-12)
 
     target, target_held_out = truth(denoiser, x), truth(denoiser, held_out)
     grids = {name: grid.named(name, denoiser.schedule, steps, denoiser.t_min, denoiser.t_max) for name in CANDIDATES}
-    errors = {name: rms(error(times, x, target)) for name, times in grids.items()}
-    ranked = sorted(errors, key=errors.__getitem__)
+    differences = {name: error(times, x, target) for name, times in grids.items()}
+    per_trajectory = {name: typical(difference) for name, difference in differences.items()}
+    if not all(bool(v.isfinite().all()) for v in per_trajectory.values()):
+        raise InputError(f"{sampler!r} gives samples that are not finite in {steps} steps: nothing can be fitted to it")
+    ranked = sorted(per_trajectory, key=lambda name: float(per_trajectory[name].log().mean()))
+    # a trajectory near a parting of the ways has errors a hundred times the others', and would have all levels for it
+    scale = per_trajectory[ranked[0]] * math.sqrt(x.numel())
+
+    def residual(point: np.ndarray) -> np.ndarray:
+        difference = error(levels.times(point), x, target)
+        return (difference.double().flatten(1).cpu() / scale[:, None]).numpy().ravel()
+
+    # differences are taken of coordinates far from 0, because their steps are relative: 1e-3, which float32 can see
     found = min(
         (
             least_squares(
-                residual, levels.point(grids[name][:-1]), diff_step=1e-4, max_nfev=rounds, ftol=1e-3, xtol=1e-3
+                lambda moved: residual(moved - FAR),
+                levels.point(grids[name][:-1]) + FAR,
+                diff_step=1e-3 / FAR,
+                max_nfev=rounds,
+                ftol=1e-3,
+                xtol=1e-3,
             )
             for name in ranked[:STARTS]
         ),
         key=lambda result: result.cost,
     )
-    fitted, before = levels.times(found.x), grids[ranked[0]]
+    fitted, before = levels.times(found.x - FAR), grids[ranked[0]]
     after_error, before_error = (rms(error(times, held_out, target_held_out)) for times in (fitted, before))
     calls = runs * sampler.evaluations(steps) + 2 * REFERENCE_STEPS
     progress(1.0)
-    if after_error > before_error:
+    if not after_error <= before_error:
         return Fit(before, before_error, before_error, ranked[0], calls)
     return Fit(fitted, after_error, before_error, ranked[0], calls)

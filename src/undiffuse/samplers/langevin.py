@@ -37,8 +37,10 @@ class Langevin(Wrapped):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.snr > 0 or self.corrections < 1:
-            raise InputError(f"Langevin needs snr > 0 and corrections >= 1, not {self.snr} and {self.corrections}")
+        if not 0 < self.snr <= 10 or self.corrections < 1:
+            raise InputError(
+                f"Langevin needs snr in (0, 10] and corrections >= 1, not {self.snr} and {self.corrections}"
+            )
         check_choice("the norms of Langevin", self.norms, ("expected", "measured"))
 
     @property

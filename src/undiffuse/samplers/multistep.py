@@ -60,7 +60,7 @@ def check_choice(what: str, value: object, allowed: tuple[object, ...]) -> None:
     if value in allowed and not isinstance(value, bool):
         return
     if isinstance(value, str):
-        raise unknown(what, value, [str(a) for a in allowed])
+        raise unknown(what.removeprefix("the "), value, [str(a) for a in allowed if a is not None])
     raise InputError(f"{what} must be one of {', '.join(map(str, allowed))}, not {value}")
 
 
@@ -282,6 +282,6 @@ class IPNDM(Multistep):
 
 
 def check_eta(eta: float) -> None:
-    """Raises: InputError unless eta is 0 or more."""
-    if not 0 <= eta < float("inf"):
-        raise InputError(f"eta must be 0 or more, not {eta}")
+    """Raises: InputError unless eta is in [0, 10]."""
+    if not 0 <= eta <= 10:
+        raise InputError(f"eta must be in [0, 10], not {eta}")

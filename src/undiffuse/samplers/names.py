@@ -148,6 +148,10 @@ def understand(name: str, **arguments: object) -> tuple[Sampler, str | None]:
 
     Raises: InputError for unknown names and arguments, with the nearest known.
     """
+    if not isinstance(name, str):
+        raise InputError(f"a sampler is given by its name, or as an instance, not as {name!r}")
+    if name.count("(") != name.count(")"):
+        raise InputError(f"the parentheses of {name!r} do not match")
     name, at, grid = name.partition("@")
     if at and not grid.strip():
         raise InputError(f"the name of a time grid is missing after {name}@")
@@ -156,7 +160,7 @@ def understand(name: str, **arguments: object) -> tuple[Sampler, str | None]:
     name, _, own = ours.partition(":")
     written: dict[str, object] = {}
     for part in [*split(own), *split(given)]:
-        key, equals, value = part.partition("=")
+        key, equals, value = (word.strip() for word in part.partition("="))
         if not equals:
             raise InputError(f"a sampler's arguments have the form name:key=value, not {part!r}")
         written[key] = _value(value)

@@ -34,8 +34,10 @@ class Restart(Sampler):
     stochastic = True
 
     def __post_init__(self) -> None:
-        if not 0 < self.low < self.high or self.repeats < 1 or self.steps < 1:
-            raise InputError(f"restart needs 0 < low < high, repeats >= 1 and steps >= 1, not {self!r}")
+        if not isinstance(self.sampler, Sampler):
+            raise InputError(f"the sampler of Restart must be a sampler, not {self.sampler!r}")
+        if not (0 < self.low < self.high < math.inf and 1 <= self.repeats <= 1000 and 1 <= self.steps <= 1000):
+            raise InputError(f"restart needs 0 < low < high, repeats and steps in 1 to 1000, not {self!r}")
 
     @property
     def order(self) -> int:  # type: ignore[override]
@@ -51,7 +53,7 @@ class Restart(Sampler):
 
     def evaluations(self, steps: int) -> int:
         """Where the interval lies within the grid."""
-        return self.sampler.evaluations(steps) + self.repeats * self.steps * self.stages
+        return self.sampler.evaluations(steps) + self.repeats * (self.sampler.evaluations(self.steps + 1) - 1)
 
     def _restarts(self, schedule: Schedule, times: Grid) -> Tensor:
         """Whether a step (N, B) ends at the first level at or below `low`, above 0, that began below `high`'s t_max."""

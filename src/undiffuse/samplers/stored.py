@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,9 +71,23 @@ def read(path: Path) -> dict[int, StoredGrid]:
         raise InputError(f"{path} is not a fitted grid ({reason}): delete it, or fit it again") from error
 
 
-def read_all(run: Path) -> dict[str, dict[int, StoredGrid]]:
-    """The fitted grids of a run folder by name and number of steps. Raises: InputError for a corrupt file."""
-    return {path.stem: read(path) for path in sorted((run / FOLDER).glob("[!.]*.json"))}
+class Folder(Mapping[str, ByStep]):
+    """The fitted grids of a run folder by name; each file is read when it is asked for, so a corrupt one stops no more.
+
+    Raises: InputError for a corrupt file.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.paths = {path.stem: path for path in sorted((run / FOLDER).glob("[!.]*.json"))}
+
+    def __getitem__(self, name: str) -> ByStep:
+        return read(self.paths[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
 
 
 def write(run: Path, name: str, grids: ByStep) -> Path:

@@ -21,6 +21,13 @@ class Wrapped(Sampler):
     sampler: Sampler
 
     def __post_init__(self) -> None:
+        if not isinstance(self.sampler, Sampler):
+            raise InputError(f"the sampler of {type(self).__name__} must be a sampler, not {self.sampler!r}")
+        inner: object = self.sampler
+        while isinstance(inner, Sampler):
+            if type(inner) is type(self):
+                raise InputError(f"{type(self).__name__} cannot go around another {type(self).__name__}")
+            inner = getattr(inner, "sampler", None)
         if self.sampler.retained:
             raise InputError(
                 f"{type(self).__name__} changes x between the steps, so it needs a sampler that remembers none: "
