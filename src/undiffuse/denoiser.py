@@ -128,11 +128,15 @@ class BaseDenoiser(nn.Module, ABC):
         """The noise levels of a batch. Raises: InputError for times outside [t_min, t_max]."""
         times = host(t).expand(batch)
         # in training every draw is another, a schedule may be learned, and inference tensors serve nobody else
+        # (and a compiler would take the numbers of a key for constants)
         keep = not (
-            torch.is_grad_enabled() or torch.is_inference_mode_enabled() or isinstance(self.schedule, nn.Module)
+            torch.is_grad_enabled()
+            or torch.is_inference_mode_enabled()
+            or torch.compiler.is_compiling()
+            or isinstance(self.schedule, nn.Module)
         )
         kept: dict[tuple[object, ...], Level] = self.__dict__.setdefault("_levels", {}) if keep else {}
-        key = (self.t_min, self.t_max, *times.tolist())
+        key = (self.t_min, self.t_max, *times.tolist()) if keep else ()
         found = kept.get(key)
         if found is not None and found.schedule is self.schedule:
             return found

@@ -181,7 +181,9 @@ def test_an_evaluation_takes_a_fitted_grid(call: Call, fitted: Path, monkeypatch
 def test_a_corrupt_grid_is_refused_by_name(call: Call, own_run: Path, tmp_path: Path, refused: Refused) -> None:
     (own_run / "grids").mkdir()
     (own_run / "grids" / "mine.json").write_text('{"steps"')
-    refused(call("sample", own_run, "--out", tmp_path / "x.png"), "mine.json is not a fitted grid", "delete it")
+    asked = call("sample", own_run, "--grid", "mine", "--out", tmp_path / "x.png")
+    refused(asked, "mine.json is not a fitted grid", "delete it")
+    assert call("sample", own_run, "--n", 1, "--out", tmp_path / "y.png")[0] == 0  # others go on
 
 
 def test_grid_refuses_before_any_work(call: Call, own_run: Path, monkeypatch, refused: Refused) -> None:

@@ -85,7 +85,7 @@ def test_a_hard_sample_costs_the_easy_ones_nothing(pair):
     assert_close(together[:2], apart, rtol=1e-12, atol=1e-12)
     assert torch.equal(state.evaluations, beside.counts) and torch.equal(other.evaluations, alone.counts)
     assert torch.equal(beside.counts[:2], alone.counts)
-    assert beside.counts[2] > 2 * beside.counts[:2].max()
+    assert beside.counts[2] > 1.5 * beside.counts[:2].max()
 
 
 @pytest.mark.parametrize("schedule", [Cosine(), Linear(), EDM(), Flow()], ids=lambda s: type(s).__name__)

@@ -36,7 +36,7 @@ class State(NamedTuple):
 
     def now(self) -> Float64[Tensor, "m batch"]:
         """The coefficients of the step at hand."""
-        step = self.common_step()
+        step = None if torch.compiler.is_compiling() else self.common_step()
         if step is not None:
             return self.coefficients[:, step].T
         return self.coefficients[torch.arange(len(self.k)), self.k].T

@@ -104,11 +104,12 @@ class LinearSampler(Sampler):
         stages = self.stages
         estimate = denoiser(x, t)
         f: list[Sample | None] = [getattr(estimate, self.unknown)]
-        ends = s.tolist()
-        x0 = estimate.x0 if 0 in ends else None
-        if x0 is not None and not any(ends):
+        lands = s == 0
+        x0 = estimate.x0 if bool(lands.any()) else None
+        if x0 is not None and bool(lands.all()):
             return x0, state.after(1)
-        common = state.common_step()
+        # a compiler would make each number a constant of its program
+        common = None if torch.compiler.is_compiling() else state.common_step()
         now = state.now()
         levels = [t, *now[: stages - 1], s]
         # plain numbers where all samples stand at one level: no copy to the device, and no broadcast
@@ -130,7 +131,7 @@ class LinearSampler(Sampler):
         f += [None] * (stages - evaluations)
         result = combine(last, (base, *f, *earlier, *z))
         if x0 is not None:
-            result = torch.where(along_batch((s == 0).double(), x) > 0, x0, result)
+            result = torch.where(along_batch(lands.double(), x) > 0, x0, result)
         kept = (base, f[0]) if self.corrects else (f[0],)
         return result, state.after(evaluations, *(*kept, *earlier)[: self.retained])
 
