@@ -20,8 +20,8 @@ def run(script, *arguments):
 
 def test_a_small_race_is_won_where_the_full_one_is(tmp_path):
     out = tmp_path / "race.json"
-    printed = run("sampler_race.py", "--problems", "ring", "--schedules", "linear", "--counts", "5,8", "--out", out)
-    assert len(re.findall(r"^ring linear", printed, re.M)) == 2
+    printed = run("sampler_race.py", "--problems", "ring", "--schedules", "linear", "--counts", "8", "--out", out)
+    assert len(re.findall(r"^ring linear", printed, re.M)) == 1
     for row in json.loads(out.read_text())["rows"]:
         assert row["ours"] <= 1 and row["best fit"] <= 0.5 and row["fitted"] <= 0.7
 

@@ -150,9 +150,14 @@ def test_no_step_waits_for_the_device(any_sampler, monkeypatch):
 # -- torch.compile ----------------------------------------------------------------------------------------------------
 
 FAMILIES = [
-    "ddim", "unipc:order=2", "adams:order=3,corrector=true", "heun", "dpm++-single:order=3", "ddpm",
-    "dpm++:eta=1,brownian=true", "churn", "ancestral", "langevin", "restart:low=0.1,high=0.5",
-]  # fmt: skip
+    "unipc:order=2",
+    "dpm++-single:order=3",
+    "ddpm",
+    "churn",
+    "ancestral",
+    "langevin",
+    "restart:low=0.1,high=0.5",
+]
 
 
 def stepped(denoiser, sampler, step, x, times):
@@ -184,7 +189,7 @@ def test_a_compiled_step_is_the_step(name, fresh_compiler):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ddim", "dpm++:eta=1,brownian=true", "churn"])
+@pytest.mark.parametrize("name", ["unipc:order=2"])
 def test_a_step_compiled_to_machine_code_is_the_step(name, fresh_compiler):
     torch.manual_seed(0)
     network = UNet(1, width=8, multipliers=(1, 2), blocks=1)
