@@ -1,19 +1,24 @@
 import pytest
 import torch
 
-from undiffuse.codecs import CODECS, Pixels
+from undiffuse.codecs import CODECS, Identity, Pixels
 from undiffuse.errors import InputError
 
 EVERY_BYTE = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
 
 
-@pytest.mark.parametrize("codec", CODECS)
-def test_a_codec_keeps_the_batch_and_gives_bytes_back(codec):
-    images = EVERY_BYTE.expand(3, 3, 16, 16)
-    x = CODECS[codec]().encode(images)
+@pytest.mark.parametrize("name", CODECS)
+def test_a_codec_keeps_the_batch_and_gives_back_what_it_took(name):
+    samples = EVERY_BYTE.expand(3, 3, 16, 16)
+    samples = samples if name == "pixels" else samples / 100
+    x = CODECS[name]().encode(samples)
     assert x.dtype == torch.float32 and len(x) == 3
-    back = CODECS[codec]().decode(x)
-    assert back.dtype == torch.uint8 and back.shape == images.shape
+    assert torch.equal(CODECS[name]().decode(x), samples)
+
+
+def test_bytes_are_no_latents():
+    with pytest.raises(InputError, match=r"uint8: floats .*codec=pixels"):
+        Identity().encode(EVERY_BYTE)
 
 
 def test_pixels_come_back_exactly():

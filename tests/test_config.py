@@ -42,7 +42,7 @@ def test_overrides_reach_every_depth() -> None:
         ("objective.weight=minsnr", "did you mean 'min-snr'"),
         ("sampling.sampler=dpmm", "did you mean"),
         ("sampling.grid=karass", "did you mean 'karras'"),
-        ("condition=labels", "did you mean 'label'"),
+        ("condition=lable", "did you mean 'label'"),
         ("data.source=foldr", "did you mean 'folder'"),
         ("image.crop=middle", "image.crop='middle'"),
         ("objective.drop=2", "objective.drop=2"),

@@ -36,7 +36,7 @@ MAY_SEE["systems"] = MAY_SEE["pipeline"] | {"pipeline"}
 MAY_SEE["serving"] = MAY_SEE["systems"] | {"systems"}
 SEE_ALL = {
     "__init__", "__main__", "cli", "comparison", "config", "evaluation", "experiment", "formats", "plots", "recipes",
-    "report",
+    "reconstruction", "report",
 }  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
 

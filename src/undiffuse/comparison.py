@@ -14,8 +14,8 @@ import undiffuse
 from undiffuse import pipeline, samplers
 from undiffuse.denoiser import BaseDenoiser
 from undiffuse.errors import InputError
-from undiffuse.evaluation import Judge, Say, conditions
-from undiffuse.experiment import load_experiment_data
+from undiffuse.evaluation import Judge, Say, judged
+from undiffuse.experiment import conditions_in_turn, load_experiment_data
 from undiffuse.pipeline import Pipeline
 from undiffuse.samplers.fit import REFERENCE_STEPS, truth
 
@@ -71,7 +71,6 @@ def compare(
     model = pipeline.load(run)
     check(model, contenders, guidance, n)
     split = load_experiment_data(run)[1]
-    shape = (model.shape[0], model.shape[1], model.shape[2])
     work = REFERENCE_STEPS + sum(model.sampler(name).evaluations(steps) for name, steps in contenders)
     done = 0.0
 
@@ -94,14 +93,14 @@ def compare(
         return torch.cat(ends), round(float(torch.cat(counts).mean()), 1)
 
     say("features of the real images", 0.0)
-    judge = Judge(split, shape, labelled=len(model.classes) > 1)
-    given = conditions(model, split, n)
+    judge = Judge(split, model.shape, judged(model))
+    given = model.read(n, conditions_in_turn(model, split, n))
     seeds = [range(first, min(first + BATCH, n)) for first in range(0, n, BATCH)]
     denoisers = [
         model.guided(guidance, **{key: values[batch.start : batch.stop] for key, values in given.items()})
         for batch in seeds
     ]
-    starts = [model.denoiser.prior(batch, shape) for batch in seeds]
+    starts = [model.denoiser.prior(batch, model.shape) for batch in seeds]
     fine_ends = []
     for denoiser, x in zip(denoisers, starts, strict=True):
         say(f"the model's own solution in {REFERENCE_STEPS} steps", done)

@@ -1,12 +1,14 @@
 """Recipes: whole, validated, printable configurations. Unknown keys are refused with the nearest known name."""
 
 import contextlib
-from collections.abc import Sequence
+import inspect
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from undiffuse.codecs import CODECS
 from undiffuse.conditioning import CONDITIONS
@@ -14,10 +16,13 @@ from undiffuse.data import SOURCES
 from undiffuse.errors import InputError, unknown
 from undiffuse.networks import NETWORKS
 from undiffuse.objective import TIME_LAWS, WEIGHTS
-from undiffuse.pipeline import DEFAULTS
+from undiffuse.pipeline import DEFAULTS, Pipeline
 from undiffuse.prediction import PREDICTIONS
 from undiffuse.samplers import GRIDS, understand
 from undiffuse.schedule import SCHEDULES
+
+# names of conditions must not be those of the arguments they stand beside in `Pipeline.sample`
+RESERVED = set(inspect.signature(Pipeline.sample).parameters)
 
 
 class Section(BaseModel):
@@ -53,7 +58,8 @@ class Range(Section):
 class ObjectiveSection(Section):
     weight: Named = Named(name="simple")
     times: Named = Named(name="stratified")
-    drop: float = Field(0.1, ge=0, le=1)
+    drop: float = Field(0.1, ge=0, le=1, description="the probability of dropping a sample's conditions together")
+    drop_each: dict[str, float] = Field({}, description="besides, of dropping each alone, by its name")
     offset: float = Field(0.0, ge=0)
 
 
@@ -95,7 +101,7 @@ class Recipe(Section):
     name: str
     data: Data = Data()
     image: Image = Image()
-    condition: str = "label"
+    condition: dict[str, Named] = {}
     codec: str = "pixels"
     network: Named = Named(name="unet")
     schedule: Named = Named(name="cosine")
@@ -105,11 +111,29 @@ class Recipe(Section):
     training: Training = Training()
     sampling: Sampling = Sampling()
 
+    @field_validator("condition", mode="before")
+    @classmethod
+    def _named_conditions(cls, given: Any) -> Any:
+        """`label`, `none`, `{digit: label}` and `{low: {name: image, factor: 2}}` as {name: {"name": kind, ...}}."""
+        if isinstance(given, str):
+            given = {} if given == "none" else {given: given}
+        if not isinstance(given, dict):
+            return {} if given is None else given
+        return {name: {"name": kind} if isinstance(kind, str) else kind for name, kind in given.items()}
+
     @model_validator(mode="after")
     def _known_names(self) -> "Recipe":
-        for kind, name, registry in (
+        for name in self.condition:
+            if not re.fullmatch(r"[A-Za-z]\w*", name):
+                raise InputError(f"a condition's name has letters, digits and underscores, not {name!r}")
+            if name in RESERVED:
+                raise InputError(f"a condition cannot be called {name!r}, which is an option of sampling: name another")
+        for name in self.objective.drop_each:
+            if name not in self.condition:
+                raise unknown("condition", name, self.condition)
+        names: tuple[tuple[str, str, Mapping[str, object]], ...] = (
             ("data source", self.data.source, SOURCES),
-            ("condition", self.condition, {**CONDITIONS, "none": None}),
+            *(("kind of condition", condition.name, CONDITIONS) for condition in self.condition.values()),
             ("codec", self.codec, CODECS),
             ("network", self.network.name, NETWORKS),
             ("schedule", self.schedule.name, SCHEDULES),
@@ -118,7 +142,8 @@ class Recipe(Section):
             ("time law", self.objective.times.name, TIME_LAWS),
             ("time grid", understand(self.sampling.sampler)[1] or self.sampling.grid, GRIDS),
             ("time grid", self.sampling.grid, GRIDS),
-        ):
+        )
+        for kind, name, registry in names:
             if name not in registry:
                 raise unknown(kind, name, registry)
         return self
@@ -172,6 +197,10 @@ def _assign(values: dict[str, Any], model: type[BaseModel], key: str, value: Any
         if part not in known and not free:
             raise unknown(f"key {where}{part}" if where else "key", f"{where}{part}", [f"{where}{k}" for k in known])
         kind = known[part].annotation if part in known else None
+        if get_origin(kind) is dict and len(where.split(".")) - 1 < len(sections):  # names that are the recipe's own
+            rest = key.removeprefix(f"{where}{part}.")
+            _assign_free(values.setdefault(part, {}), rest, value)
+            return
         nested = isinstance(kind, type) and issubclass(kind, BaseModel)
         if part is last and len(where.split(".")) - 1 == len(sections):
             if nested and isinstance(value, dict):
@@ -183,6 +212,17 @@ def _assign(values: dict[str, Any], model: type[BaseModel], key: str, value: Any
         if not nested:
             raise InputError(f"{where}{part} holds a value, not a section: {key} is no key")
         values, model, where = values[part], kind, f"{where}{part}."  # type: ignore[assignment]
+
+
+def _assign_free(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set `name` or `name.argument` among named conditions, or named numbers."""
+    name, dot, argument = key.partition(".")
+    if not dot:
+        values[name] = value
+    elif isinstance(values.get(name), dict) and "." not in argument:
+        values[name] = {**values[name], argument: value}
+    else:
+        raise InputError(f"{key} is no key: {', '.join(values) or 'nothing'} is there, each with arguments of its own")
 
 
 def validated(values: dict[str, Any]) -> Recipe:

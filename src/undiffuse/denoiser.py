@@ -26,12 +26,16 @@ LEVELS_KEPT = 1024  # noise levels whose coefficients a denoiser keeps: grids of
 
 Sample = Float[Tensor, "batch ..."]
 Encoded = Mapping[str, Tensor]  # what a network takes beside x_t and c_noise: named tensors (B, ...)
+Drop = Bool[Tensor, " batch"] | Mapping[str, Tensor]  # samples that get the null: of all conditions, or of each by name
 
 
 class Encoder(Protocol):
-    """Raw conditions -> what a network takes. See `undiffuse.conditioning.Conditioner`."""
+    """Raw conditions -> what a network takes. See `undiffuse.conditioning.Conditioner`.
 
-    def encode(self, condition: Mapping[str, object], drop: Tensor | None = None) -> dict[str, Tensor]: ...
+    Guidance asks for the null as the condition with every sample in `drop`.
+    """
+
+    def encode(self, condition: Mapping[str, object], drop: Drop | None = None) -> dict[str, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,15 @@ class Estimate:
     """What a denoiser knows of a batch: x_t and one combination F = a x_0 + b noise of the two unknowns.
 
     x_t, output: (B, ...); level: the B noise levels; target: the function that says (a, b) at a level.
+    variance_fraction: where the network learns it, r (B, ...) between 0 and 1: the log-variance of a step lies so far
+    from that of beta-tilde (0) to that of beta (1) (Nichol & Dhariwal 2021, eq. 15).
     """
 
     x_t: Sample
     output: Sample
     level: Level
     target: Combination
+    variance_fraction: Sample | None = None
 
     @classmethod
     def of_x0(cls, x_t: Sample, x0: Sample, level: Level) -> "Estimate":
@@ -113,8 +120,8 @@ class BaseDenoiser(nn.Module, ABC):
         """The estimate at x_t (B, ...) and times t (a float or (B,)), under an encoded condition."""
 
     @abstractmethod
-    def encode(self, condition: Mapping[str, object], drop: Bool[Tensor, " batch"] | None = None) -> Encoded:
-        """Raw conditions (a label, a vector) as what `forward` takes. drop: samples that get the null condition."""
+    def encode(self, condition: Mapping[str, object], drop: Drop | None = None) -> Encoded:
+        """Raw conditions (a label, a vector) as what `forward` takes. drop: samples that get the null."""
 
     def given(self, **condition: object) -> "Given":
         """This denoiser under a condition, encoded once: `denoiser.given(label=7)`, `denoiser.given(label=labels)`."""
@@ -178,6 +185,8 @@ class Denoiser(BaseDenoiser):
     t_min, t_max: the range it is trained on; by default from `schedule.finest_time` to 1.
     data_std: of the data; by default the prediction's (EDM), else 1.
     precision: what the network computes in by autocast (torch.bfloat16); None for its weights' own.
+    learns_variance: the network gives twice the channels, and the second half is 2 r - 1 for r the fraction of the
+    variance; by default what the network says of itself (`learned_variance`).
 
     Raises: InputError when the prediction is undefined on that range (noise and score where alpha = 0).
     """
@@ -193,9 +202,13 @@ class Denoiser(BaseDenoiser):
         t_max: float = 1.0,
         data_std: float | None = None,
         precision: torch.dtype | None = None,
+        learns_variance: bool | None = None,
     ) -> None:
         super().__init__()
         self.network, self.schedule, self.conditioner = network, schedule, conditioner
+        self.learns_variance = (
+            bool(getattr(network, "learned_variance", False)) if learns_variance is None else (learns_variance)
+        )
         self.precision = precision
         self.prediction = predictions.named(predicts) if isinstance(predicts, str) else predicts
         self.t_min = schedule.finest_time if t_min is None else t_min
@@ -205,7 +218,12 @@ class Denoiser(BaseDenoiser):
         self.prediction.check(schedule, self.t_min, t_max)
         self.data_std = getattr(self.prediction, "data_std", 1.0) if data_std is None else data_std
 
-    def encode(self, condition: Mapping[str, object], drop: Bool[Tensor, " batch"] | None = None) -> Encoded:
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The names of the conditions it takes."""
+        return tuple(getattr(self.conditioner, "parts", ()))
+
+    def encode(self, condition: Mapping[str, object], drop: Drop | None = None) -> Encoded:
         if self.conditioner is None:
             if condition:
                 raise InputError(f"this denoiser is unconditional, but was given {', '.join(condition)}")
@@ -216,7 +234,10 @@ class Denoiser(BaseDenoiser):
         level = self.level(t, len(x_t))
         if condition is None:
             condition = self.encode({})
-        condition = {name: value.expand(len(x_t), *value.shape[1:]) for name, value in condition.items()}
+        condition = {
+            name: value.to(x_t.device, non_blocking=True).expand(len(x_t), *value.shape[1:])
+            for name, value in condition.items()
+        }
         prediction = self.prediction
         c_in = level.factor((prediction, "c_in"), lambda: prediction.c_in(level), x_t)
         c_noise = level.once(
@@ -228,7 +249,13 @@ class Denoiser(BaseDenoiser):
             output = self.network(_scaled(x_t, c_in).to(parameter.dtype), c_noise, **condition)
         # the product with the schedule happens in float32 or better, whatever the network computes in
         wide = torch.float64 if x_t.dtype == torch.float64 else torch.float32
-        return Estimate(x_t.to(wide), output.to(wide), level, prediction.target)
+        output, fraction = output.to(wide), None
+        if self.learns_variance:
+            output, raw = output.chunk(2, 1)
+            fraction = (raw + 1) / 2
+        if output.shape != x_t.shape:
+            raise InputError(f"the network gave {tuple(output.shape)} for samples of {tuple(x_t.shape)}")
+        return Estimate(x_t.to(wide), output, level, prediction.target, fraction)
 
 
 class Wrapper(BaseDenoiser):
@@ -245,7 +272,7 @@ class Wrapper(BaseDenoiser):
         chosen._modules = {**self._modules, "denoiser": self.denoiser.rows(index)}
         return chosen
 
-    def encode(self, condition: Mapping[str, object], drop: Bool[Tensor, " batch"] | None = None) -> Encoded:
+    def encode(self, condition: Mapping[str, object], drop: Drop | None = None) -> Encoded:
         return self.denoiser.encode(condition, drop)
 
 
@@ -261,7 +288,7 @@ class Given(Wrapper):
         chosen.condition = {k: v[index.to(v.device)] if len(v) > 1 else v for k, v in self.condition.items()}
         return chosen
 
-    def encode(self, condition: Mapping[str, object], drop: Bool[Tensor, " batch"] | None = None) -> Encoded:
+    def encode(self, condition: Mapping[str, object], drop: Drop | None = None) -> Encoded:
         if condition:
             raise InputError(f"this denoiser has its condition already, but was given {', '.join(condition)}")
         return self.condition

@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from undiffuse import metrics, pipeline, plots
+from undiffuse import metrics, pipeline, plots, reconstruction
 from undiffuse.data import Split
+from undiffuse.data.dataset import turns
 from undiffuse.errors import InputError
-from undiffuse.experiment import centred, load_experiment_data, parameters
+from undiffuse.experiment import (
+    centred,
+    conditions_by_class,
+    conditions_in_turn,
+    load_experiment_data,
+    parameters,
+)
 from undiffuse.metrics import classifier as classifiers
 from undiffuse.modalities import image
 from undiffuse.pipeline import Pipeline
@@ -39,7 +46,7 @@ class Judge:
     Distances go to the held-out split, which neither the model nor the classifier has been trained on.
     """
 
-    def __init__(self, split: Split, shape: tuple[int, int, int], labelled: bool, seed: int = 0) -> None:
+    def __init__(self, split: Split, shape: Sequence[int], label: str | None, seed: int = 0) -> None:
         self.train, self.held_out = centred(split.train, shape), centred(split.held_out, shape)
         self.classifier: classifiers.Classifier | None = None
         if len(self.held_out) < 2 or len(self.train) < 2:
@@ -47,10 +54,10 @@ class Judge:
                 f"an evaluation needs at least 2 training and 2 held-out samples, not {len(self.train)} and "
                 f"{len(self.held_out)}: raise data.held_out, or add data"
             )
-        if labelled:
-            labels, held_labels = split.train.conditions["label"], split.held_out.conditions["label"]
+        if label is not None:
+            labels, held_labels = split.train.conditions[label], split.held_out.conditions[label]
             self.classifier = classifiers.train(
-                self.train, labels, len(split.train.classes), held_out=(self.held_out, held_labels), seed=seed
+                self.train, labels, len(split.train.classes[label]), held_out=(self.held_out, held_labels), seed=seed
             )
             self.through = self.classifier.describe()
             self.features_name = "64 classifier features"
@@ -59,8 +66,8 @@ class Judge:
             self.features_name = "pooled pixels"
         self.reference = self.features(self.held_out[:REFERENCE])
         order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))
-        if labelled:  # classes in turn, as the samples have them: a draw of other proportions would be further away
-            order = order[torch.argsort(_turn(split.train.conditions["label"][order]), stable=True)]
+        if label is not None:  # classes in turn, as the samples have them: other proportions would be further away
+            order = order[torch.argsort(turns(split.train.conditions[label][order]), stable=True)]
         self.shuffled_train = self.train[order]
 
     def features(self, images: Tensor) -> Tensor:
@@ -90,15 +97,6 @@ class Evaluation:
 
     numbers: dict[str, Any]
     pictures: dict[str, bytes | np.ndarray] = field(default_factory=dict)
-
-
-def _turn(labels: Tensor) -> Tensor:
-    """For each label, how many of the same came before it."""
-    before = torch.zeros_like(labels)
-    for label in labels.unique():
-        mask = labels == label
-        before[mask] = torch.arange(int(mask.sum()))
-    return before
 
 
 def channels_first(images: np.ndarray) -> Tensor:
@@ -132,14 +130,13 @@ def evaluate(
     model.prefer(sampler, steps, grid)
     model.check_sampling()
     recipe, split = load_experiment_data(run)
-    shape = (model.shape[0], model.shape[1], model.shape[2])
     classes = len(model.classes)
     log = read_metrics(run)
     say("a classifier is trained on the real training images" if classes > 1 else "features of the real images", 0.0)
-    judge = Judge(split, shape, labelled=classes > 1)
+    judge = Judge(split, model.shape, judged(model))
 
     say(f"{n} samples with guidance", 0.1)
-    condition = conditions(model, split, n)
+    condition = conditions_in_turn(model, split, n)
     samples, seconds = _timed(model, n, condition)
     guidance = model.sampling["guidance"] if condition else 1.0
     images = channels_first(samples)
@@ -183,10 +180,13 @@ def evaluate(
         "memorisation": copying,
     }
     if judge.classifier is not None:
-        agreement = metrics.label_agreement(judge.classifier, images, torch.as_tensor(condition["label"]))
+        agreement = metrics.label_agreement(judge.classifier, images, condition[str(model.label)])
         numbers["label_agreement"] = agreement
     evaluation = Evaluation(numbers)
     pictures = evaluation.pictures
+    if reconstruction.restored(model):
+        say("means of several samples for one input", 0.3)
+        numbers["reconstruction"], pictures["reconstruction"] = reconstruction.measure(model, split, condition, images)
 
     say("the forward and the reverse process", 0.4)
     pictures["schedule"] = plots.to_png(plots.schedules({spec["schedule"]["name"]: model.denoiser.schedule}))
@@ -205,7 +205,7 @@ def evaluate(
         numbers["guidance_shown"] = list(GUIDANCES)
 
     say(f"16 pictures by {FULL_STEPS}-step DDPM", 0.5)
-    condition16 = conditions(model, split, 16)
+    condition16 = conditions_in_turn(model, split, 16)
     steps = FULL_STEPS
     full, seconds_full = _timed(model, 16, condition16, sampler=DDPM(), grid="uniform", steps=steps, guidance=1.0)
     pictures["full_ddpm"] = image.grid(full, columns=8, padding=2)
@@ -219,14 +219,9 @@ def evaluate(
     return evaluation
 
 
-def conditions(model: Pipeline, split: Split, n: int) -> dict[str, Any]:
-    """Conditions for n samples: every class in turn, or held-out vectors in turn."""
-    if model.classes:
-        return {"label": np.arange(n) % len(model.classes)}
-    vectors = split.held_out.conditions.get("vector")
-    if model.denoiser.conditioner is not None and vectors is not None:
-        return {"vector": vectors[torch.arange(n) % len(vectors)]}
-    return {}
+def judged(model: Pipeline) -> str | None:
+    """The name of the label that samples are judged by: the model's first, where it has two classes or more."""
+    return model.label if len(model.classes) > 1 else None
 
 
 def _timed(model: Pipeline, n: int, condition: dict[str, Any], **how: Any) -> tuple[np.ndarray, float]:
@@ -238,13 +233,13 @@ def _timed(model: Pipeline, n: int, condition: dict[str, Any], **how: Any) -> tu
 def _class_grid(model: Pipeline, split: Split, classes: int) -> np.ndarray:
     """10 x 10 samples, one row per class (the first ten)."""
     rows = min(classes, 10) or 10
-    condition = {"label": np.repeat(np.arange(rows), 10)} if classes else conditions(model, split, 100)
+    condition = conditions_by_class(model, split, rows, 10)
     return image.grid(model.sample(10 * rows, seed=0, **condition), columns=10, padding=1)
 
 
 def _trajectory(model: Pipeline, split: Split) -> tuple[np.ndarray, list[float]]:
     """Four samples on their way from noise to data, one row each, and the times of the columns."""
-    condition = conditions(model, split, 4)
+    condition = conditions_in_turn(model, split, 4)
     times = model.times()
     shown = [round(i) for i in np.linspace(0, len(times) - 1, min(11, len(times)))]
     states = list(itertools.islice(model.walk(range(4), condition=condition), len(times)))
@@ -272,14 +267,14 @@ def _neighbours(images: Tensor, train: Tensor) -> tuple[np.ndarray, dict[str, An
 
 def _guidance_row(model: Pipeline, split: Split, scale: float) -> np.ndarray:
     """Ten samples at one guidance scale, from the same seeds and labels as every other row."""
-    return model.sample(10, seed=0, guidance=scale, **conditions(model, split, 10))
+    return model.sample(10, seed=0, guidance=scale, **conditions_in_turn(model, split, 10))
 
 
 def _sweep(
     model: Pipeline, split: Split, judge: Judge, n: int, pictures: dict[str, bytes | np.ndarray], say: Say
 ) -> dict[str, Any]:
     """Quality against evaluations for several samplers, conditional and unguided."""
-    condition = conditions(model, split, n)
+    condition = conditions_in_turn(model, split, n)
     rows: list[dict[str, Any]] = []
     shown = []
     total = sum(len(steps) for *_, steps in SWEEP)

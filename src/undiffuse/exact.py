@@ -10,11 +10,11 @@ from typing import cast
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from undiffuse.denoiser import BaseDenoiser, Encoded, Estimate, Sample
+from undiffuse.denoiser import BaseDenoiser, Drop, Encoded, Estimate, Sample
 from undiffuse.errors import InputError
 from undiffuse.prediction import Level
 from undiffuse.schedule import Schedule, Time, along_batch, host
@@ -28,7 +28,7 @@ class _Exact(BaseDenoiser):
         self.schedule, self.t_max, self.data_std = schedule, t_max, data_std
         self.t_min = schedule.finest_time if t_min is None else t_min
 
-    def encode(self, condition: Mapping[str, object], drop: Bool[Tensor, " batch"] | None = None) -> Encoded:
+    def encode(self, condition: Mapping[str, object], drop: Drop | None = None) -> Encoded:
         if condition:
             raise InputError(f"an exact denoiser is unconditional, but was given {', '.join(condition)}")
         return {}

@@ -3,7 +3,7 @@
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ from torch import Tensor
 
 import undiffuse
 from undiffuse import config, pipeline
+from undiffuse.conditioning import CONDITIONS
 from undiffuse.config import Recipe
 from undiffuse.data import SOURCES, Augment, Dataset, Flip, RandomCrop, Split
+from undiffuse.data.dataset import turns
 from undiffuse.data.feed import Feed
 from undiffuse.errors import InputError
 from undiffuse.files import write_text
@@ -33,18 +35,14 @@ VALIDATION_SEEDS = 1 << 62  # above every seed of training, so that the streams 
 def load_data(recipe: Recipe) -> Split:
     """The recipe's data, training and held out, with every condition it carries. Raises: InputError."""
     load = SOURCES[recipe.data.source]
-    offered = {**recipe.data.model_dump(), **recipe.image.model_dump(), "condition": recipe.condition}
+    conditions = {name: condition.model_dump() for name, condition in recipe.condition.items()}
+    offered = {**recipe.data.model_dump(), **recipe.image.model_dump(), "conditions": conditions}
     wanted = {name: offered[name] for name in inspect.signature(load).parameters if name in offered}
     if "path" in wanted and wanted["path"] is None:
         raise InputError(f"the data source {recipe.data.source!r} needs data.path=...")
     if "size" in wanted:
         wanted["size"] = _size(recipe)
     return load(**wanted)
-
-
-def _only(condition: str, dataset: Dataset) -> Dataset:
-    """The data set with the one condition that the model takes."""
-    return replace(dataset, conditions={k: v for k, v in dataset.conditions.items() if k == condition})
 
 
 def _size(recipe: Recipe) -> tuple[int, int]:
@@ -82,10 +80,41 @@ def augmentation(recipe: Recipe, shape: tuple[int, int, int]) -> Augment:
     return Augment(steps)
 
 
-def centred(dataset: Dataset, shape: tuple[int, int, int]) -> Tensor:
+def centred(dataset: Dataset, shape: Sequence[int]) -> Tensor:
     """A data set's samples, centre-cropped to the model's shape: uint8 (N, C, H, W)."""
     top, left = ((have - want) // 2 for have, want in zip(dataset.shape[1:], shape[1:], strict=True))
     return dataset.samples[:, :, top : top + shape[1], left : left + shape[2]]
+
+
+def conditions_of(dataset: Dataset, rows: Tensor | slice, model: Pipeline) -> dict[str, Tensor]:
+    """The raw conditions of some samples, which stand as `centred` puts them: read, cut alike, or made from them."""
+    shape, found = model.shape, {}
+    for name, part in model.parts.items():
+        if part.derived:
+            found[name] = part.derive(centred(replace(dataset, samples=dataset.samples[rows], conditions={}), shape))
+            continue
+        values = dataset.conditions[name][rows]
+        if part.shares_space and values.shape[-2:] == dataset.shape[1:]:
+            top, left = ((have - want) // 2 for have, want in zip(dataset.shape[1:], shape[1:], strict=True))
+            values = values[..., top : top + shape[1], left : left + shape[2]]
+        found[name] = values
+    return found
+
+
+def check_conditions(recipe: Recipe, split: Split, model: Pipeline) -> None:
+    """Find out before any work whether every condition fits the samples. Raises: InputError."""
+    for name, part in model.parts.items():
+        if part.derived or not part.shares_space or recipe.image.crop != "random":
+            continue
+        sizes = [tuple(values.shape[-2:]) for values in (split.train.conditions[name], split.train.samples)]
+        if sizes[0] != sizes[1]:
+            raise InputError(
+                f"image.crop=random cuts samples and pictures alike, but {name} is of {sizes[0]} pixels and the "
+                f"samples are of {sizes[1]}: use image.crop=center"
+            )
+    few = torch.arange(min(2, len(split.train)))
+    denoiser = model.guided(1.0, **conditions_of(split.train, few, model))
+    model.fitting(denoiser, model.shape)
 
 
 def bf16_pays(device: torch.device) -> bool:
@@ -106,11 +135,6 @@ def whole(recipe: Recipe, split: Split, device: torch.device) -> dict[str, Any]:
     """The recipe as plain values, with a section `resolved` for what the data and the machine decided."""
     shape = sample_shape(recipe, split.train)
     pixels = centred(split.train, shape)[:10000].float()
-    vectors = split.train.conditions.get("vector")
-    if recipe.condition == "label" and not split.train.classes:
-        raise InputError(f"condition=label needs labels, but {split.train.name} has none; use condition=none")
-    if recipe.condition == "vector" and vectors is None:
-        raise InputError(f"condition=vector needs vectors, but {split.train.name} has none; use condition=none")
     precision = recipe.training.precision
     if precision == "auto":
         precision = "bfloat16" if bf16_pays(device) else "float32"
@@ -120,8 +144,7 @@ def whole(recipe: Recipe, split: Split, device: torch.device) -> dict[str, Any]:
     return values | {
         "resolved": {
             "shape": list(shape),
-            "classes": list(split.train.classes) if recipe.condition == "label" else [],
-            "vector_size": vectors.shape[1] if recipe.condition == "vector" and vectors is not None else 0,
+            "conditions": {name: _facts(name, kind.name, split.train) for name, kind in recipe.condition.items()},
             "data_std": round(max(float(pixels.std()) / 127.5, 1e-3), 4),
             "precision": precision,
             "train_samples": len(split.train),
@@ -129,6 +152,11 @@ def whole(recipe: Recipe, split: Split, device: torch.device) -> dict[str, Any]:
             "undiffuse": undiffuse.__version__,
         }
     }
+
+
+def _facts(name: str, kind: str, train: Dataset) -> dict[str, Any]:
+    """What the data decide of a condition; of one that is made from the sample, what the samples do."""
+    return CONDITIONS[kind].facts(train.conditions.get(name, train.samples[:1]), train.classes.get(name, ()))
 
 
 def open_folder(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
@@ -170,8 +198,7 @@ class Experiment:
     def __init__(self, recipe: Recipe, folder: Path, device: torch.device | None = None) -> None:
         self.recipe, self.folder = recipe, folder
         self.device = device or default_device()
-        data = load_data(recipe)
-        self.split = Split(_only(recipe.condition, data.train), _only(recipe.condition, data.held_out))
+        self.split = load_data(recipe)
         spec = whole(recipe, self.split, self.device)
         training, section = recipe.training, recipe.objective
         if training.steps is None and training.minutes is None:
@@ -180,11 +207,18 @@ class Experiment:
         self.pipeline: Pipeline = pipeline.assemble(spec)
         self.pipeline.check_shape(self.pipeline.shape)
         self.pipeline.check_sampling()
+        check_conditions(recipe, self.split, self.pipeline)
+        self.pipeline.codec.encode(self.split.train.samples[:1])
+        if self.pipeline.denoiser.learns_variance:
+            raise InputError("network.learned_variance=true needs an objective that trains it, and none does yet")
+        if recipe.condition:
+            self.pipeline.check_guidance()
         self.pipeline.to(self.device)
         objective = Objective(
             build("weight", WEIGHTS, **_parts(section.weight)),
             build("time law", TIME_LAWS, **_parts(section.times)),
             drop=section.drop,
+            drop_each=section.drop_each,
             offset=section.offset,
         ).to(self.device)
         self.spec = open_folder(folder, spec)
@@ -201,7 +235,7 @@ class Experiment:
 
     def train(self, preview: bool = True) -> Iterator[Event]:
         """Train to the end of the recipe's budget; yields events. See `undiffuse.training.Run`."""
-        shape = self.pipeline.shape
+        shape, parts = self.pipeline.shape, self.pipeline.parts
         feed = Feed(
             self.split.train,
             self.pipeline.codec.encode,
@@ -209,6 +243,8 @@ class Experiment:
             self.recipe.training.batch_size,
             self.recipe.training.seed,
             self.device,
+            paired=[name for name, part in parts.items() if part.shares_space and not part.derived],
+            derive={name: part.derive for name, part in parts.items() if part.derived},
         )
         draw: Callable[[int], None] | None = self.preview if preview else None
         yield from self.run.train(feed.batch, self.held_out, draw)
@@ -221,28 +257,48 @@ class Experiment:
         for first in range(0, count, 256):
             here = slice(first, min(first + 256, count))
             encoded = self.pipeline.codec.encode(samples[here].to(self.device))
-            conditions = {name: values[here] for name, values in dataset.conditions.items()}
+            conditions = conditions_of(dataset, here, self.pipeline)
             yield encoded, conditions, VALIDATION_SEEDS + torch.arange(here.start, here.stop)
 
     def averaged(self) -> Pipeline:
         """The pipeline with the averaged weights as they stand."""
         made = self.pipeline
         average = self.state.average
-        return Pipeline(average, made.codec, made.shape, made.classes, made.sampling, made.name)
+        return Pipeline(average, made.codec, made.shape, made.sampling, made.name)
 
     def preview(self, step: int) -> None:
-        """Write samples/step-XXXXXXXX.png: the same seeds at every step, one row per class."""
-        classes = len(self.pipeline.classes)
-        rows = min(classes, 10) or 4
-        n = rows * 8
-        label = torch.arange(n) * rows // n if classes else None
-        vector = self.split.held_out.conditions.get("vector")
-        given = (
-            vector[torch.arange(n) % len(vector)] if self.recipe.condition == "vector" and vector is not None else None
-        )
-        images = self.averaged().sample(n, label=label, vector=given, steps=10)
+        """Write samples/step-XXXXXXXX.png: the same seeds and conditions at every step, one row per class."""
+        averaged = self.averaged()
+        rows = min(len(averaged.classes), 10) or 4
+        images = averaged.sample(rows * 8, **conditions_by_class(averaged, self.split, rows, 8), steps=10)
         path = self.folder / "samples" / f"step-{step:08d}.png"
         image.save(str(path), images, metadata={"step": str(step), "seed": "0"}, overwrite=True, columns=8)
+
+
+def balanced(held_out: Dataset, n: int) -> Tensor:
+    """n rows of a data set, its classes in turn, from the start again where there are too few: int64 (n,)."""
+    labels = held_out.label
+    return torch.argsort(turns(labels) * (int(labels.max()) + 1) + labels)[torch.arange(n) % len(labels)]
+
+
+def conditions_in_turn(model: Pipeline, split: Split, n: int) -> dict[str, Any]:
+    """Conditions for n samples: every class in turn where a label is all there is, else those of held-out samples."""
+    if list(model.parts) == [model.label]:
+        return {str(model.label): torch.arange(n) % len(model.classes)}
+    return conditions_of(split.held_out, balanced(split.held_out, n), model)
+
+
+def conditions_by_class(model: Pipeline, split: Split, classes: int, each: int) -> dict[str, Any]:
+    """Conditions for each of the first classes, so many in a block; without classes, those of held-out samples."""
+    if list(model.parts) == [model.label]:
+        return {str(model.label): torch.arange(classes).repeat_interleave(each)}
+    rows = balanced(split.held_out, classes * each)
+    if model.classes:
+        of_class = [(split.held_out.label == label).nonzero()[:, 0] for label in range(classes)]
+        rows = torch.cat(
+            [(found if len(found) else rows)[torch.arange(each) % max(1, len(found))] for found in of_class]
+        )
+    return conditions_of(split.held_out, rows, model)
 
 
 def _parts(section: config.Named) -> dict[str, Any]:

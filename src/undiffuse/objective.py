@@ -11,14 +11,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple, cast
 
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from undiffuse.denoiser import Denoiser, Estimate, Sample
-from undiffuse.errors import InputError
+from undiffuse.denoiser import Denoiser, Drop, Estimate, Sample
+from undiffuse.errors import InputError, unknown
 from undiffuse.noise import NoiseSource
 from undiffuse.prediction import Level, Prediction
 from undiffuse.registry import build
@@ -181,19 +182,22 @@ TIME_LAWS: dict[str, type[TimeLaw]] = {
 
 
 class Draws(NamedTuple):
-    """The randomness of one evaluation, per sample: times (B,) float64, noise (B, ...), dropped conditions (B,)."""
+    """The randomness of one evaluation, per sample: times (B,) float64, noise (B, ...), and dropped conditions, (B,)
+    for all of them or for each by its name.
+    """
 
     t: PerSample
     noise: Sample
-    drop: Bool[Tensor, " batch"]
+    drop: Drop
 
 
 class Objective(nn.Module):
     """The weighted squared error of what the network predicts, averaged over a sample's elements.
 
     weight, times: names in `WEIGHTS`, `TIME_LAWS`, or instances; drop: the probability with which a sample's conditions
-    are dropped (classifier-free guidance needs it above 0); offset: the strength of offset noise, one more draw per
-    sample and channel.
+    are dropped together (classifier-free guidance needs it above 0); drop_each: besides, the probability with which a
+    condition is dropped on its own, by name; offset: the strength of offset noise, one more draw per sample and
+    channel.
     """
 
     def __init__(
@@ -202,16 +206,18 @@ class Objective(nn.Module):
         times: str | TimeLaw = "uniform",
         *,
         drop: float = 0.1,
+        drop_each: Mapping[str, float] = MappingProxyType({}),
         offset: float = 0.0,
     ) -> None:
         super().__init__()
-        if not 0 <= drop <= 1:
-            raise InputError(f"the probability of dropping a condition must be in [0, 1], not {drop}")
+        for probability in (drop, *drop_each.values()):
+            if not 0 <= probability <= 1:
+                raise InputError(f"the probability of dropping a condition must be in [0, 1], not {probability}")
         if offset < 0:
             raise InputError(f"the strength of offset noise must be 0 or more, not {offset}")
         self.weight = build("weight", WEIGHTS, weight, {}) if isinstance(weight, str) else weight
         self.times = build("time law", TIME_LAWS, times, {}) if isinstance(times, str) else times
-        self.drop, self.offset = drop, offset
+        self.drop, self.drop_each, self.offset = drop, dict(drop_each), offset
 
     def draw(self, denoiser: Denoiser, source: NoiseSource) -> Draws:
         """The draws of a batch from its samples' own streams."""
@@ -222,7 +228,18 @@ class Objective(nn.Module):
         if self.offset:
             per_channel = (source.shape[0], *[1] * (len(source.shape) - 1))
             noise = noise + self.offset * source.normal("channel", shape=per_channel)
-        return Draws(t, noise, source.uniform("drop") < self.drop)
+        return Draws(t, noise, self._dropped(denoiser, source))
+
+    def _dropped(self, denoiser: Denoiser, source: NoiseSource) -> Drop:
+        together = source.uniform("drop") < self.drop
+        if not self.drop_each:
+            return together
+        names = denoiser.conditions
+        for name in self.drop_each:
+            if name not in names:
+                raise unknown("condition", name, names)
+        alone = {name: source.uniform("drop", 1 + names.index(name)) < p for name, p in self.drop_each.items()}
+        return {name: together | alone[name] if name in alone else together for name in names}
 
     def forward(
         self,

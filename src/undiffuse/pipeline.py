@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from undiffuse import prediction, samplers, schedule
 from undiffuse.codecs import CODECS
-from undiffuse.conditioning import CONDITIONS, Conditioner
+from undiffuse.conditioning import CONDITIONS, Condition, Conditioner, Label
 from undiffuse.denoiser import BaseDenoiser, Denoiser
 from undiffuse.errors import InputError, unknown
 from undiffuse.guidance import ClassifierFree
@@ -22,15 +22,15 @@ from undiffuse.samplers import Sampler, stored
 from undiffuse.weights import fill, read
 
 DEFAULTS: dict[str, Any] = {"sampler": "unipc:variable=index", "grid": "vp-quadratic", "steps": 20, "guidance": 1.0}
-Images = np.ndarray  # uint8 (N, H, W) for one channel, else (N, H, W, C)
+Images = np.ndarray  # (N, H, W) for one channel, else (N, H, W, C); uint8, or what the codec decodes to
 
 
 class Pipeline:
     """Sampling from a trained model in the data's own form.
 
-    denoiser, codec: as trained; shape: of one sample as the model sees it, (C, H, W); classes: names of the labels;
-    sampling: the defaults {"sampler", "grid", "steps", "guidance"}; name: of the recipe; grids: time grids fitted to
-    this model, by name and number of steps.
+    denoiser, codec: as trained; shape: of one sample as the model sees it, (C, H, W); sampling: the defaults
+    {"sampler", "grid", "steps", "guidance"}; name: of the recipe; grids: time grids fitted to this model, by name and
+    number of steps.
 
     Wherever a sampler is named, other toolkits' names will do (`samplers.understand`). A grid is the one given, else
     the one that the sampler's name asks for ("DPM++ 2M Karras"), else the default.
@@ -41,16 +41,34 @@ class Pipeline:
         denoiser: Denoiser,
         codec: Any,
         shape: Sequence[int],
-        classes: Sequence[str] = (),
         sampling: Mapping[str, Any] | None = None,
         name: str = "",
         grids: Mapping[str, stored.ByStep] | None = None,
     ) -> None:
         self.denoiser, self.codec, self.name = denoiser, codec, name
         self.grids: Mapping[str, stored.ByStep] = grids or {}
-        self.shape, self.classes = tuple(shape), tuple(classes)
+        self.shape = tuple(shape)
         self.sampling = {**DEFAULTS, **(sampling or {})}
         self.prefer(self.sampling["sampler"])
+
+    @property
+    def parts(self) -> dict[str, Condition]:
+        """The conditions that the model takes, by name."""
+        conditioner = self.denoiser.conditioner
+        return (
+            {name: conditioner.part(name) for name in conditioner.parts} if isinstance(conditioner, Conditioner) else {}
+        )
+
+    @property
+    def label(self) -> str | None:
+        """The name of the first condition that is a label."""
+        return next((name for name, part in self.parts.items() if isinstance(part, Label)), None)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes of `label`."""
+        part = self.parts[self.label] if self.label else None
+        return part.classes if isinstance(part, Label) else ()
 
     def check_shape(self, shape: Sequence[int]) -> None:
         """Raises: InputError where the network says that it cannot take samples of this shape."""
@@ -111,6 +129,14 @@ class Pipeline:
         default: float = self.sampling["guidance"] if conditional else 1.0
         return default if guidance is None else guidance
 
+    def check_guidance(self, guidance: float | None = None) -> None:
+        """Raises: InputError for guidance of a conditional model without a null to contrast the condition with."""
+        scale = self.scale(guidance, bool(self.parts))
+        if scale != 1.0 and not any(part.has_null for part in self.parts.values()):
+            raise InputError(
+                f"guidance={scale} contrasts a condition with its null, but this model has no null: use guidance=1"
+            )
+
     def guided(self, guidance: float | None = None, **condition: object) -> BaseDenoiser:
         """The denoiser under a condition, None being none, and classifier-free guidance of the given scale.
 
@@ -122,6 +148,7 @@ class Pipeline:
         scale = self.scale(guidance, bool(given))
         if scale != 1.0 and not given:
             raise InputError(f"guidance={scale} needs a condition to guide to, such as label=0")
+        self.check_guidance(scale)
         denoiser = self.denoiser.eval()
         with torch.no_grad():
             return (denoiser if scale == 1.0 else ClassifierFree(denoiser, scale)).given(**given)
@@ -138,19 +165,45 @@ class Pipeline:
         shape: Sequence[int] | None = None,
     ) -> Iterator[Tensor]:
         """One batch, step by step: x (B, C, H, W) as the model sees it, at each of `times(steps, grid, sampler)`."""
-        shape = self.shape if shape is None else tuple(shape)
-        self.check_shape(shape)
         denoiser = self.guided(guidance, **(condition or {}))
+        shape = self.fitting(denoiser, shape)
         x = denoiser.prior(seeds, shape)
         yield x
         yield from samplers.walk(denoiser, self.sampler(sampler), x, self.times(steps, grid, sampler), seeds)
+
+    def fitting(self, denoiser: BaseDenoiser, shape: Sequence[int] | None) -> tuple[int, ...]:
+        """The shape asked for, else that of a picture condition, else the one trained at. Raises: InputError."""
+        beside = getattr(denoiser, "condition", {}).get("image")
+        space = () if beside is None else tuple(beside.shape[-len(self.shape[1:]) :])
+        told = all(size == 1 for size in space)  # by a null, or not at all
+        found = tuple(shape) if shape is not None else self.shape if told else (self.shape[0], *space)
+        self.check_shape(found)
+        if not told and found[1:] != space:
+            sizes = "x".join(map(str, found[1:])), "x".join(map(str, space))
+            raise InputError(f"samples of {sizes[0]} were asked for, but the condition is for samples of {sizes[1]}")
+        return found
+
+    def read(self, n: int, condition: Mapping[str, object]) -> dict[str, Tensor]:
+        """Raw conditions as tensors with 1 or n rows; what is None is left out.
+
+        Raises: InputError for names that are not known, values that are none, and other numbers of rows.
+        """
+        given = {name: value for name, value in condition.items() if value is not None}
+        if given and not self.parts:
+            raise InputError(f"this model is unconditional, but was given {', '.join(given)}")
+        values = {}
+        for name, raw in given.items():
+            if name not in self.parts:
+                raise unknown("condition", name, self.parts)
+            values[name] = self.parts[name].read(raw)
+            if len(values[name]) not in (1, n):
+                raise InputError(f"{len(values[name])} values of {name} were given for {n} samples: give 1 or {n}")
+        return values
 
     def sample(
         self,
         n: int = 1,
         *,
-        label: int | Sequence[int] | np.ndarray | Tensor | None = None,
-        vector: object = None,
         seed: int = 0,
         guidance: float | None = None,
         sampler: str | Sampler | None = None,
@@ -159,14 +212,16 @@ class Pipeline:
         shape: Sequence[int] | None = None,
         batch_size: int = 256,
         progress: Callable[[int, int], None] | None = None,
+        **condition: object,
     ) -> Images:
         """n samples as uint8 (N, H, W), or (N, H, W, C).
 
-        label: one class for all, or one per sample; vector: likewise; guidance: the scale s, 1 = plain conditional;
-        seed: sample i is the picture of seed + i, whatever n and batch_size are; steps: network levels of the grid;
-        shape: (C, H, W), by default the training shape; progress(done, n): called after every batch.
+        condition: by name, one value for all or one per sample, such as label=7 (`parts` says what each takes);
+        guidance: the scale s, 1 = plain conditional; seed: sample i is the picture of seed + i, whatever n and
+        batch_size are; steps: network levels of the grid; shape: (C, H, W), by default that of a picture condition, or
+        the training shape; progress(done, n): called after every batch.
 
-        Raises: InputError for names that are not known, labels out of range, and sizes the network cannot take.
+        Raises: InputError for names that are not known, values that are none, and sizes the network cannot take.
         """
         if n < 1:
             raise InputError(f"the number of samples must be at least 1, not {n}")
@@ -174,16 +229,11 @@ class Pipeline:
             raise InputError(f"the seed must be 0 or more and below 2^63 - n, not {seed}")
         if batch_size < 1:
             raise InputError(f"the batch size must be at least 1, not {batch_size}")
-        given = {"label": label, "vector": vector}
-        values = {key: torch.as_tensor(value) for key, value in given.items() if value is not None}
-        for key, value in values.items():
-            single = 0 if key == "label" else 1
-            if value.ndim > single and len(value) not in (1, n):
-                raise InputError(f"{len(value)} values of {key} were given for {n} samples: give 1 or {n}")
+        values = self.read(n, condition)
         images = []
         for first in range(0, n, batch_size):
             seeds = range(seed + first, seed + min(first + batch_size, n))
-            here = {k: v[first : first + batch_size] if v.ndim and len(v) == n > 1 else v for k, v in values.items()}
+            here = {k: v[first : first + batch_size] if len(v) == n else v for k, v in values.items()}
             for x in self.walk(  # noqa: B007  the last is what is wanted
                 seeds, condition=here, guidance=guidance, sampler=sampler, steps=steps, grid=grid, shape=shape
             ):
@@ -199,7 +249,7 @@ class Pipeline:
         return np.concatenate(images)
 
     def decode(self, x: Tensor) -> Images:
-        """x_0 (B, C, H, W) as the model sees it, as uint8 pictures."""
+        """x_0 (B, C, H, W) as the model sees it, as pictures."""
         return image.to_array(self.codec.decode(x))
 
     def to(self, device: torch.device | str) -> "Pipeline":
@@ -211,7 +261,7 @@ class Pipeline:
 def assemble(spec: Mapping[str, Any], network: nn.Module | None = None) -> Pipeline:
     """An untrained pipeline from a whole recipe: plain names and numbers, as a run folder's recipe.yaml holds them.
 
-    spec["resolved"] says what the data decided: shape (C, H, W), classes, vector_size, data_std.
+    spec["resolved"] says what the data decided: shape (C, H, W), data_std, and the facts of each condition.
     """
     resolved = spec["resolved"]
 
@@ -219,19 +269,20 @@ def assemble(spec: Mapping[str, Any], network: nn.Module | None = None) -> Pipel
         arguments = dict(spec[section])
         return arguments.pop("name"), arguments
 
+    conditions = _conditions(spec)
     if network is None:
         name, arguments = parts("network")
-        network = build("network", NETWORKS, name, {"channels": resolved["shape"][0]} | arguments)
+        network = build("network", NETWORKS, name, {"channels": resolved["shape"][0]} | _inputs(conditions) | arguments)
     conditioner = None
-    if spec["condition"] != "none":
-        if not hasattr(network, "embedding_width"):
+    if conditions:
+        if any(kind.feeds == "vector" for kind, _ in conditions.values()) and not hasattr(network, "embedding_width"):
             raise InputError(
-                f"a network that takes the condition {spec['condition']!r} needs an attribute embedding_width, "
+                f"a network that takes the conditions {', '.join(conditions)} needs an attribute embedding_width, "
                 "the width of the `vector` that it is given"
             )
-        size = len(resolved["classes"]) if spec["condition"] == "label" else resolved["vector_size"]
-        kind = CONDITIONS[spec["condition"]]
-        conditioner = Conditioner({spec["condition"]: kind(size, network.embedding_width)})
+        conditioner = Conditioner(
+            {name: _part(name, kind, arguments, network) for name, (kind, arguments) in conditions.items()}
+        )
     name, arguments = parts("prediction")
     arguments = {key: value for key, value in arguments.items() if value is not None}
     if name == "edm":
@@ -248,7 +299,41 @@ def assemble(spec: Mapping[str, Any], network: nn.Module | None = None) -> Pipel
         precision=torch.bfloat16 if resolved["precision"] == "bfloat16" else None,
     )
     codec = build("codec", CODECS, spec["codec"], {})
-    return Pipeline(denoiser, codec, resolved["shape"], resolved["classes"], spec["sampling"], spec["name"])
+    return Pipeline(denoiser, codec, resolved["shape"], spec["sampling"], spec["name"])
+
+
+Conditions = Mapping[str, tuple[type[Condition], dict[str, Any]]]
+
+
+def _conditions(spec: Mapping[str, Any]) -> Conditions:
+    """The kind of each condition, and its arguments: those of the recipe, then what the data decided."""
+    found = {}
+    for name, section in spec["condition"].items():
+        arguments = spec["resolved"]["conditions"].get(name, {}) | section
+        kind = arguments.pop("name")
+        if kind not in CONDITIONS:
+            raise unknown("kind of condition", kind, CONDITIONS)
+        found[name] = (CONDITIONS[kind], arguments)
+    return found
+
+
+def _inputs(conditions: Conditions) -> dict[str, Any]:
+    """The arguments that a network needs to take what these conditions feed beside its vector."""
+    made: list[Any] = [
+        _part(name, kind, arguments) for name, (kind, arguments) in conditions.items() if kind.feeds != "vector"
+    ]
+    channels = sum(part.channels for part in made if part.feeds == "image")
+    contexts = {part.context for part in made if part.feeds == "tokens"}
+    if len(contexts) > 1:
+        raise InputError(f"conditions of tokens must be of one width, not {' and '.join(map(str, sorted(contexts)))}")
+    return ({"condition_channels": channels} if channels else {}) | ({"context": contexts.pop()} if contexts else {})
+
+
+def _part(
+    name: str, kind: type[Condition], arguments: Mapping[str, Any], network: nn.Module | None = None
+) -> Condition:
+    width = {"width": network.embedding_width} if network is not None and kind.feeds == "vector" else {}
+    return build(f"condition {name} of the kind", {kind.__name__: kind}, kind.__name__, {**width, **arguments})
 
 
 def read_spec(run: Path) -> dict[str, Any]:

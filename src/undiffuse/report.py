@@ -61,6 +61,13 @@ def three_numbers(numbers: dict[str, Any]) -> list[tuple[str, str]]:
             f"{copying['samples_n']} and {copying['held_out_n']}; well under 1 would mean copying)",
         ),
     ]
+    if "reconstruction" in numbers:
+        found = numbers["reconstruction"]
+        what = (
+            f"PSNR of one sample against the truth ({found['sample']['standard_error']:.2f} standard error, n = "
+            f"{found['sample']['n']}); bicubic enlargement has {found['bicubic']['db']:.2f} dB"
+        )
+        return [(f"{found['sample']['db']:.2f} dB", what), *shown]
     if "label_agreement" in numbers:
         agreement = numbers["label_agreement"]
         low, high = agreement["interval"]
@@ -114,6 +121,24 @@ def to_html(evaluation: Evaluation) -> str:
         _image(pictures["grid"], "samples, one row per class"),
         note("One row per class (the first ten), guided as above, seeds 0-99; not chosen."),
     )
+    if "reconstruction" in pictures:
+        found = numbers["reconstruction"]
+        section(
+            "Restoring smaller pictures",
+            _image(pictures["reconstruction"], "inputs, bicubic, samples, means of samples and the truth"),
+            note(
+                f"Rows: the input ({found['factor']} times smaller each way), bicubic enlargement, one sample, the mean "
+                "of 8 samples, the truth. Held-out pictures; not chosen."
+            ),
+            _table(
+                [
+                    (key.replace("_", " "), f"{value['db']:.2f}", f"{value['standard_error']:.2f}", str(value["n"]))
+                    for key, value in found.items()
+                    if isinstance(value, dict)
+                ],
+                ("", "PSNR in dB", "standard error", "n"),
+            ),
+        )
     section("The schedule", _image(pictures["schedule"], "beta, alpha, sigma and log-SNR over time"))
     section(
         "The forward process",

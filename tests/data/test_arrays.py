@@ -6,6 +6,7 @@ from undiffuse.data import SOURCES
 from undiffuse.errors import InputError
 
 load = SOURCES["arrays"]
+LABEL = {"label": "label"}
 random = np.random.default_rng(0)
 IMAGES = random.integers(0, 256, (20, 5, 7, 3), dtype=np.uint8)
 LABELS = np.arange(20) % 4
@@ -21,9 +22,9 @@ def write(tmp_path):
 
 
 def test_colour_images_with_labels(write):
-    parts = load(write(images=IMAGES, labels=LABELS.astype(np.uint8)), held_out=0.25)
+    parts = load(write(images=IMAGES, labels=LABELS.astype(np.uint8)), held_out=0.25, conditions=LABEL)
     assert (len(parts.train), len(parts.held_out), parts.train.shape) == (15, 5, (3, 5, 7))
-    assert parts.train.name == "data" and parts.train.classes == ("0", "1", "2", "3")
+    assert parts.train.name == "data" and parts.train.classes == {"label": ("0", "1", "2", "3")}
     assert parts.train.conditions["label"].dtype == torch.int64
     both = torch.cat([parts.train.samples, parts.held_out.samples]).permute(0, 2, 3, 1).numpy()
     labels = torch.cat([parts.train.conditions["label"], parts.held_out.conditions["label"]])
@@ -34,39 +35,44 @@ def test_colour_images_with_labels(write):
 def test_the_split_of_the_file_counts_and_not_the_fraction(write):
     marks = np.zeros(20, np.uint8)
     marks[[3, 17]] = 1
-    parts = load(write(images=IMAGES, labels=LABELS, split=marks), held_out=0.5)
+    parts = load(write(images=IMAGES, labels=LABELS, split=marks), held_out=0.5, conditions=LABEL)
     assert (parts.held_out.samples.permute(0, 2, 3, 1).numpy() == IMAGES[[3, 17]]).all()
     assert parts.held_out.conditions["label"].tolist() == [3, 1] and len(parts.train) == 18
 
 
 @pytest.mark.parametrize("names", [["a", "b", "c", "é"], np.char.encode(["a", "b", "c", "é"], "utf-8")])
 def test_class_names(write, names):
-    assert load(write(images=IMAGES, labels=LABELS, classes=names)).train.classes == ("a", "b", "c", "é")
+    assert load(write(images=IMAGES, labels=LABELS, classes=names), conditions=LABEL).train.classes["label"] == (
+        "a",
+        "b",
+        "c",
+        "é",
+    )
 
 
 def test_vectors_become_float32(write):
-    parts = load(write(images=IMAGES, vectors=random.normal(size=(20, 6))), condition="vector")
+    parts = load(write(images=IMAGES, vectors=random.normal(size=(20, 6))), conditions={"vector": "vector"})
     vectors = parts.train.conditions["vector"]
-    assert vectors.dtype == torch.float32 and vectors.shape == (18, 6) and parts.train.classes == ()
+    assert vectors.dtype == torch.float32 and vectors.shape == (18, 6) and parts.train.classes == {}
 
 
 def test_grey_images_alone_from_npy(tmp_path):
     np.save(tmp_path / "grey.npy", IMAGES[..., 0])
-    parts = load(tmp_path / "grey.npy", condition="none")
+    parts = load(tmp_path / "grey.npy")
     assert parts.train.shape == (1, 5, 7) and parts.train.conditions == {}
-    with pytest.raises(InputError, match="no array 'labels', only images"):
-        load(tmp_path / "grey.npy")
+    with pytest.raises(InputError, match=r"no array 'label' or 'labels' .* only images"):
+        load(tmp_path / "grey.npy", conditions=LABEL)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_one_to_four_channels(write, channels):
     images = np.zeros((4, 2, 3, channels), np.uint8)
-    assert load(write(images=images), condition="none").train.shape == (channels, 2, 3)
+    assert load(write(images=images)).train.shape == (channels, 2, 3)
 
 
 def test_only_what_the_condition_needs_is_read(write):
     path = write(images=IMAGES, labels=np.array([None] * 20), vectors=np.full((20, 2), np.nan))
-    assert len(load(path, condition="none").train) == 18
+    assert len(load(path).train) == 18
 
 
 @pytest.mark.parametrize(
@@ -83,11 +89,11 @@ def test_only_what_the_condition_needs_is_read(write):
         ({"images": IMAGES.transpose(0, 2, 3, 1)}, "channels, 1 to 4"),
         ({"images": IMAGES[:0]}, "images are empty"),
         ({"images": IMAGES[..., :0]}, "images are empty"),
-        ({"images": IMAGES}, "no array 'labels'"),
+        ({"images": IMAGES}, "no array 'label' or 'labels'"),
         ({"images": IMAGES, "labels": LABELS[:7]}, "7 labels for 20 images"),
         ({"images": IMAGES, "labels": LABELS - 1}, "labels go from -1 to 2: 0 to"),
         ({"images": IMAGES, "labels": np.where(LABELS > 0, 2**64 - 1, 0).astype(np.uint64)}, "to 18446744073709551615"),
-        ({"images": IMAGES, "labels": LABELS * 1.0}, "labels are float64: integers are allowed"),
+        ({"images": IMAGES, "labels": LABELS * 1.0}, "labels are float64: integers or names are allowed"),
         ({"images": IMAGES, "labels": LABELS[:, None]}, r"labels have shape \(20, 1\): \(N,\)"),
         ({"images": IMAGES, "labels": np.array([None] * 20)}, "pickled objects"),
         ({"images": IMAGES, "labels": LABELS, "classes": ["a"]}, "name for each of the 4 labels"),
@@ -99,7 +105,7 @@ def test_only_what_the_condition_needs_is_read(write):
 def test_unfit_arrays_are_refused(write, arrays, message):
     path = write(**arrays)
     with pytest.raises(InputError, match=message) as caught:
-        load(path)
+        load(path, conditions=LABEL)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -111,20 +117,20 @@ def test_unfit_arrays_are_refused(write, arrays, message):
             "1 vectors are not finite in float32, the first in row 4",
         ),
         (np.full((20, 2), 1e300), "20 vectors are not finite"),
-        (np.zeros(20), r"shape \(20,\): \(N, d\)"),
+        (np.zeros((20, 2, 2)), r"shape \(20, 2, 2\): \(N,\) or \(N, d\)"),
         (np.zeros((20, 0)), r"shape \(20, 0\)"),
         (np.zeros((3, 2)), "3 vectors for 20 images"),
-        (np.full((20, 2), "a"), "integers or floats"),
+        (np.full((20, 2), "a"), "floats or integers"),
     ],
 )
 def test_unfit_vectors_are_refused(write, vectors, message):
     with pytest.raises(InputError, match=message):
-        load(write(images=IMAGES, vectors=vectors), condition="vector")
+        load(write(images=IMAGES, vectors=vectors), conditions={"vector": "vector"})
 
 
 def test_unknown_condition_is_refused(write):
     with pytest.raises(InputError, match="did you mean 'label'"):
-        load(write(images=IMAGES), condition="lable")
+        load(write(images=IMAGES), conditions={"label": "lable"})
 
 
 def test_a_missing_file_names_its_neighbour(write, tmp_path):
@@ -145,7 +151,7 @@ def test_a_file_cut_short_is_refused(tmp_path, keep, ending):
     part = tmp_path / f"part.{ending}"
     part.write_bytes(whole.read_bytes()[:keep])
     with pytest.raises(InputError, match=r"cannot read .*part"):
-        load(part, condition="none")
+        load(part)
 
 
 def test_flipped_bytes_are_noticed(write):
@@ -154,7 +160,7 @@ def test_flipped_bytes_are_noticed(write):
     content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
     with pytest.raises(InputError, match="damaged"):
-        load(path, condition="none")
+        load(path)
 
 
 def test_pickles_and_other_files_are_never_opened(tmp_path):

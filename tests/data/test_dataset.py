@@ -11,7 +11,8 @@ def numbered(labels: list[int] | None = None, n: int = 0) -> Dataset:
     index = torch.arange(n)
     samples = torch.stack([index % 256, index // 256], 1)[..., None, None].to(torch.uint8)
     conditions = {} if labels is None else {"label": torch.tensor(labels)}
-    return Dataset("numbered", samples, conditions, tuple(str(i) for i in range(max(labels or [-1]) + 1)))
+    classes = {} if labels is None else {"label": tuple(str(i) for i in range(max(labels) + 1))}
+    return Dataset("numbered", samples, conditions, classes)
 
 
 def ids(dataset: Dataset) -> list[int]:
@@ -20,7 +21,11 @@ def ids(dataset: Dataset) -> list[int]:
 
 def test_subset_takes_samples_and_conditions_together():
     part = numbered([0, 1, 2, 1]).subset(torch.tensor([3, 0]))
-    assert ids(part) == [3, 0] and part.conditions["label"].tolist() == [1, 0] and part.classes == ("0", "1", "2")
+    assert (
+        ids(part) == [3, 0]
+        and part.conditions["label"].tolist() == [1, 0]
+        and part.classes == {"label": ("0", "1", "2")}
+    )
     assert len(part) == 2 and part.shape == (2, 1, 1)
 
 
@@ -84,7 +89,7 @@ def test_unfit_samples_and_conditions_are_refused():
 def test_digits():
     parts = digits.load()
     assert (len(parts.train), len(parts.held_out), parts.train.shape) == (1438, 359, (1, 8, 8))
-    assert parts.train.classes == tuple("0123456789")
+    assert parts.train.classes == {"label": tuple("0123456789")}
     train, held_out = (part.conditions["label"].bincount() for part in (parts.train, parts.held_out))
     assert ((held_out - 0.2 * (train + held_out)).abs() < 1).all()
     values = parts.train.samples.unique()

@@ -38,13 +38,16 @@ def test_200_pictures_of_different_sizes_with_class_folders(tmp_path):
         size = tuple(int(side) for side in draw.integers(3, 60, 2))
         name, colour = [("reds", RED), ("greens", GREEN)][i % 2]
         flat(tmp_path / name / f"deep{i % 3}" / f"{i}.{endings[i % 7]}", colour, size)
-    parts = folder.load(tmp_path, (12, 20), condition="label", held_out=0.1)
+    parts = folder.load(tmp_path, (12, 20), conditions={"label": "label"}, held_out=0.1)
     assert (len(parts.train), len(parts.held_out), parts.train.shape) == (180, 20, (3, 12, 20))
-    assert parts.train.classes == ("greens", "reds") and parts.held_out.conditions["label"].tolist().count(0) == 10
+    assert (
+        parts.train.classes == {"label": ("greens", "reds")}
+        and parts.held_out.conditions["label"].tolist().count(0) == 10
+    )
     whole = everything(parts)
     strongest = whole.samples.double().mean((2, 3)).argmax(1)
     assert torch.equal(strongest, 1 - whole.conditions["label"])
-    again = folder.load(tmp_path, (12, 20), condition="label", held_out=0.1)
+    again = folder.load(tmp_path, (12, 20), conditions={"label": "label"}, held_out=0.1)
     assert torch.equal(again.train.samples, parts.train.samples)
 
 
@@ -167,7 +170,7 @@ def test_labels_stay_with_their_pictures_when_one_is_left_out(tmp_path):
         flat(tmp_path / "a" / f"{i}.png", 10, mode="L")
         flat(tmp_path / "b" / f"{i}.png", 20, mode="L")
     (tmp_path / "a" / "1.png").write_bytes(b"")
-    whole = everything(folder.load(tmp_path, (2, 2), 1, condition="label", skip_corrupt=True))
+    whole = everything(folder.load(tmp_path, (2, 2), 1, conditions={"label": "label"}, skip_corrupt=True))
     assert torch.equal(whole.samples[:, 0, 0, 0], (whole.conditions["label"] * 10 + 10).to(torch.uint8))
 
 
@@ -178,7 +181,7 @@ def test_unfit_folders_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"a\.png is a file: a folder"):
         folder.load(tmp_path / "photos" / "a.png", (4, 4))
     with pytest.raises(InputError, match=r"a\.png is in no class.*\(1 of 1"):
-        folder.load(tmp_path / "photos", (4, 4), condition="label")
+        folder.load(tmp_path / "photos", (4, 4), conditions={"label": "label"})
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "readme.txt").touch()
     flat(tmp_path / "other" / "._a.png", RED)
@@ -193,9 +196,11 @@ def test_unfit_folders_are_refused(tmp_path):
         ({"size": (0, 4)}, "each 1 or more pixels"),
         ({"channels": 2}, "channels is 2: 1 .* 3 .* 4"),
         ({"crop": "centre"}, "did you mean 'center'"),
-        ({"condition": "vector"}, "Known: label, none"),
+        ({"conditions": {"size": "vector"}}, r"needs a column 'size' in .*metadata\.csv .*, but there is no table"),
+        ({"conditions": {"size": "vektor"}}, "did you mean 'vector'"),
     ],
 )
 def test_unknown_options_are_refused(tmp_path, options, message):
+    flat(tmp_path / "a.png", RED)
     with pytest.raises(InputError, match=message):
         folder.load(tmp_path, **({"size": (4, 4)} | options))

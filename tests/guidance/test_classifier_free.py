@@ -74,7 +74,8 @@ class Classes(nn.Module):
     """Labels as they are; the null is 2."""
 
     def encode(self, condition, drop=None):
-        return {"label": torch.as_tensor(condition.get("label", 2)).reshape(-1)}
+        labels = torch.as_tensor(condition.get("label", 2)).reshape(-1)
+        return {"label": labels if drop is None else labels.masked_fill(drop, 2)}
 
 
 class ExactNetwork(nn.Module):

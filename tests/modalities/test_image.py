@@ -20,8 +20,9 @@ def test_channels_go_last():
     array = image.to_array(images)
     assert array.shape == (2, 4, 5, 3) and array[1, 2, 3, 0] == images[1, 0, 2, 3]
     assert image.to_array(images[:, :1]).shape == (2, 4, 5)
-    with pytest.raises(InputError, match="float32: uint8"):
-        image.to_array(images.float())
+    assert image.to_array(images.float()).dtype == np.float32
+    with pytest.raises(InputError, match="int64: uint8 or float32"):
+        image.to_array(images.long())
 
 
 def test_a_grid_puts_every_picture_in_its_place():

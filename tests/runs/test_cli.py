@@ -10,7 +10,7 @@ from PIL import Image
 
 from tiny import TINY
 from undiffuse import evaluation
-from undiffuse.cli.common import parse_labels
+from undiffuse.cli.conditions import parse_labels
 from undiffuse.errors import InputError
 
 Call = Callable[..., tuple[int, str, str]]

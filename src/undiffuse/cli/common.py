@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from undiffuse.errors import InputError, unknown
+from undiffuse.errors import InputError
 
 app = typer.Typer(
     help="Train, sample and evaluate diffusion models.",
@@ -62,48 +61,11 @@ def shares(what: str) -> Iterator[Callable[[str, float], None]]:
         progress.update(task, completed=1.0, note="")
 
 
-def parse_labels(text: str, classes: tuple[str, ...]) -> list[int]:
-    """Labels from `3`, `0-9`, `1,5,7` or class names. Raises: InputError for what the model does not know."""
-    if not classes:
-        raise InputError("this model has no classes: leave --label out")
-    labels: list[int] = []
-    for part in text.split(","):
-        part = part.strip()
-        if part in classes:
-            labels.append(classes.index(part))
-        elif span := re.fullmatch(r"(\d+)-(\d+)", part):
-            first, last = int(span[1]), int(span[2])
-            if first > last:
-                raise InputError(f"labels {part} fall: write {last}-{first}")
-            labels += range(first, last + 1)
-        elif part.isdigit():
-            labels.append(int(part))
-        else:
-            raise unknown("class", part, classes)
-    for label in labels:
-        if label >= len(classes):
-            raise InputError(f"label {label} is out of range: the model knows 0 to {len(classes) - 1}")
-    return labels
-
-
-def parse_vector(text: str) -> list[float]:
-    """Numbers separated by commas. Raises: InputError."""
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise InputError(f"--vector takes numbers with commas between them, not {text!r}") from error
-
-
 def parse_size(text: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
     if not match:
         raise InputError(f"--size is HEIGHTxWIDTH or one number, not {text!r}")
     return (shape[0], int(match[1]), int(match[2] or match[1]))
-
-
-def spread(labels: list[int], n: int) -> np.ndarray:
-    """n labels, each of `labels` as often as the others, in blocks: int64 (n,)."""
-    return np.asarray(labels, np.int64)[np.arange(n) * len(labels) // n]
 
 
 def parse_integers(option: str, text: str, least: int, below: float = math.inf) -> list[int]:

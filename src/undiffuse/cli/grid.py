@@ -10,16 +10,14 @@ import undiffuse
 from undiffuse.cli.common import (
     AsJson,
     GuidanceScale,
-    Labels,
     RunFolder,
     SamplerName,
     app,
     console,
     parse_integers,
-    parse_labels,
     shares,
-    spread,
 )
+from undiffuse.cli.conditions import ConditionOption, LabelOption, given_conditions
 from undiffuse.errors import InputError
 from undiffuse.samplers import fit as fitting
 from undiffuse.samplers import stored
@@ -32,7 +30,8 @@ def grid(
     run: RunFolder,
     steps: Annotated[str, typer.Option(help="Steps of the grid; several with commas, each fitted on its own.")] = "8",
     sampler: SamplerName = None,
-    label: Labels = None,
+    label: LabelOption = None,
+    condition: ConditionOption = None,
     guidance: GuidanceScale = None,
     n: Annotated[int, typer.Option("--n", help="Trajectories to fit; as many others are measured.")] = 16,
     name: Annotated[str, typer.Option(help="What the grid is called afterwards: --grid NAME.")] = "fitted",
@@ -54,10 +53,9 @@ def grid(
         raise InputError(f"a grid is fitted to a sampler without noise, not to {chosen!r}")
     for count in counts:
         model.check_sampling(chosen, count, "log-snr")
-    classes = range(len(model.classes))
-    wanted = list(classes) if label is None else parse_labels(label, model.classes)
-    labels = spread(wanted, n) if wanted else None
-    denoiser = model.guided(guidance, label=labels)
+    every = f"0-{len(model.classes) - 1}" if model.classes and not condition else None
+    given = given_conditions(model, label or every, condition, n)
+    denoiser = model.guided(guidance, **given)
     x, held_out = (denoiser.prior(range(first, first + n), model.shape) for first in (SEEDS, SEEDS + n))
     try:
         grids = dict(model.grids.get(name, {}))
@@ -75,7 +73,7 @@ def grid(
             grids[count] = stored.StoredGrid(
                 times=tuple(found.times.tolist()),
                 sampler=repr(chosen),
-                guidance=model.scale(guidance, labels is not None),
+                guidance=model.scale(guidance, bool(given)),
                 n=n,
                 error=found.error,
                 before=found.before,

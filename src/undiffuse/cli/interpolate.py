@@ -20,9 +20,9 @@ from undiffuse.cli.common import (
     app,
     console,
     parse_integers,
-    parse_labels,
     shares,
 )
+from undiffuse.cli.conditions import ConditionOption, given_conditions, parse_labels
 from undiffuse.data import folder
 from undiffuse.denoiser import BaseDenoiser
 from undiffuse.errors import InputError
@@ -58,6 +58,7 @@ def interpolate(
     steps_between: Annotated[int, typer.Option(help="Pictures between the two ends.")] = 8,
     out: Annotated[str, typer.Option(help="row.png, pictures.npz, or a folder for single PNGs.")] = "interpolation.png",
     label: Annotated[str | None, typer.Option(help="One class, for all pictures of the row.")] = None,
+    condition: ConditionOption = None,
     guidance: GuidanceScale = None,
     sampler: SamplerName = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the time grid.")] = None,
@@ -82,11 +83,11 @@ def interpolate(
     if chosen.stochastic:
         raise InputError(f"an interpolation needs a sampler without noise, such as dpm++, not {chosen!r}")
     model.check_sampling(sampler, steps, grid)
-    labels = None if label is None else parse_labels(label, model.classes)
-    if labels is not None and len(labels) != 1:
-        raise InputError(f"--label takes one class here, for the whole row, not {len(labels)}")
+    given = given_conditions(model, label, condition, 1)
+    if label is not None and len(classes := parse_labels(label, model.classes)) != 1:
+        raise InputError(f"--label takes one class here, for the whole row, not {len(classes)}")
     scale = 1.0 if images is not None and guidance is None else guidance
-    denoiser: BaseDenoiser = model.guided(scale, label=labels)
+    denoiser: BaseDenoiser = model.guided(scale, **given)
     numbers: dict[str, Any] = {}
     if seeds is not None:
         ends = denoiser.prior(_two("--seeds", parse_integers("--seeds", seeds, least=0, below=2**63)), model.shape)
@@ -106,7 +107,8 @@ def interpolate(
         "run": str(run),
         "between": seeds or images,
         "label": label,
-        "guidance": model.scale(scale, labels is not None),
+        "condition": condition or [],
+        "guidance": model.scale(scale, bool(given)),
         "sampler": repr(chosen),
         "steps": len(times) - 1,
         "grid": model.grid(grid, sampler),

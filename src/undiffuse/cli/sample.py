@@ -11,19 +11,17 @@ from undiffuse.cli.common import (
     AsJson,
     GridName,
     GuidanceScale,
-    Labels,
     Overwrite,
     RunFolder,
     SamplerName,
     app,
     console,
     duration,
-    parse_labels,
     parse_size,
-    parse_vector,
     progress_bar,
-    spread,
 )
+from undiffuse.cli.conditions import ConditionOption, LabelOption, given_conditions
+from undiffuse.codecs import Identity
 from undiffuse.errors import InputError
 from undiffuse.modalities import image
 
@@ -33,8 +31,8 @@ def sample(
     run: RunFolder,
     n: Annotated[int, typer.Option("--n", help="How many samples.")] = 64,
     out: Annotated[str, typer.Option(help="grid.png, samples.npz, or a folder for single PNGs.")] = "samples.png",
-    label: Labels = None,
-    vector: Annotated[str | None, typer.Option(help="A vector condition: numbers with commas.")] = None,
+    label: LabelOption = None,
+    condition: ConditionOption = None,
     guidance: GuidanceScale = None,
     sampler: SamplerName = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the time grid.")] = None,
@@ -51,19 +49,15 @@ def sample(
     """
     image.check_output(out, overwrite)
     model = undiffuse.load(run)
+    image.check_output(out, overwrite, latents=isinstance(model.codec, Identity))
     if n < 1 or batch_size < 1:
         raise InputError(f"--n and --batch-size must be at least 1, not {n} and {batch_size}")
-    labels, wanted = None, []
-    if label is not None:
-        wanted = parse_labels(label, model.classes)
-        labels = spread(wanted, n)
-    numbers = None if vector is None else parse_vector(vector)
-    shape = model.shape if size is None else parse_size(size, model.shape)
+    given = given_conditions(model, label, condition, n)
+    shape = None if size is None else parse_size(size, model.shape)
     if not 0 <= seed < 2**63 - n:
         raise InputError(f"--seed must be 0 or more and below 2^63 - n, not {seed}")
-    model.check_shape(shape)
     model.check_sampling(sampler, steps, grid)
-    model.guided(guidance, label=labels, vector=numbers)
+    model.fitting(model.guided(guidance, **given), shape)
     began = time.monotonic()
     with progress_bar() as progress:
         task = progress.add_task("sampling", total=n, note="")
@@ -73,8 +67,8 @@ def sample(
             progress.update(task, completed=done, note=f"{done}/{total}  {duration(left)}")
 
         images = model.sample(
-            n, label=labels, vector=numbers, guidance=guidance, sampler=sampler, steps=steps, grid=grid, seed=seed,
-            shape=shape, batch_size=batch_size, progress=show,
+            n, guidance=guidance, sampler=sampler, steps=steps, grid=grid, seed=seed,
+            shape=shape, batch_size=batch_size, progress=show, **given,
         )  # fmt: skip
     seconds = time.monotonic() - began
     facts = {
@@ -82,14 +76,16 @@ def sample(
         "n": n,
         "seed": seed,
         "label": label,
-        "vector": numbers,
-        "guidance": model.scale(guidance, label is not None or vector is not None),
+        "condition": condition or [],
+        "guidance": model.scale(guidance, bool(given)),
         "sampler": repr(model.sampler(sampler)),
         "steps": steps or model.sampling["steps"],
         "grid": model.grid(grid, sampler),
         "undiffuse": undiffuse.__version__,
     }
-    columns = n // len(wanted) if len(wanted) > 1 and n % len(wanted) == 0 else None  # one row per class
+    labels = given.get(model.label) if model.label else None
+    classes = 0 if labels is None else len(set(labels.tolist()))
+    columns = n // classes if classes > 1 and n % classes == 0 else None  # one row per class
     image.save(out, images, labels, {"undiffuse": json.dumps(facts)}, overwrite, columns)
     if as_json:
         typer.echo(json.dumps({**facts, "out": out, "seconds": round(seconds, 3)}))

@@ -1,9 +1,34 @@
 """Raw conditions -> tensors that a network takes."""
 
 from undiffuse.conditioning.conditioner import Condition, Conditioner
+from undiffuse.conditioning.image import EncodedImage, Image
 from undiffuse.conditioning.label import Label
+from undiffuse.conditioning.labels import Labels
+from undiffuse.conditioning.mask import Mask
+from undiffuse.conditioning.tokens import Embeddings, Tokens
 from undiffuse.conditioning.vector import Vector
 
-CONDITIONS: dict[str, type[Condition]] = {"label": Label, "vector": Vector}
+CONDITIONS: dict[str, type[Condition]] = {
+    "label": Label,
+    "labels": Labels,
+    "vector": Vector,
+    "image": Image,
+    "encoded-image": EncodedImage,
+    "mask": Mask,
+    "tokens": Tokens,
+    "embeddings": Embeddings,
+}
 
-__all__ = ["CONDITIONS", "Condition", "Conditioner", "Label", "Vector"]
+__all__ = [
+    "CONDITIONS",
+    "Condition",
+    "Conditioner",
+    "Embeddings",
+    "EncodedImage",
+    "Image",
+    "Label",
+    "Labels",
+    "Mask",
+    "Tokens",
+    "Vector",
+]  # fmt: skip

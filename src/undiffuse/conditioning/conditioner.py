@@ -1,19 +1,46 @@
-"""Several named conditions as one: each part encodes its own, and parts that feed the same input are added."""
+"""Several named conditions as one: each part encodes its own, and parts that feed the same input are merged."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from undiffuse.errors import unknown
+from undiffuse.errors import InputError, unknown
+
+Drop = Bool[Tensor, " batch"] | Mapping[str, Tensor] | None  # of every condition together, or of each by its name
 
 
 class Condition(nn.Module, ABC):
-    """One kind of condition: raw values -> a tensor for the network's keyword argument `feeds`, and its null."""
+    """One kind of condition: raw values -> a tensor for the network's keyword argument `feeds`, and its null.
 
-    feeds: str
+    feeds: "vector" (B, width), added to the embedding of the noise level; "tokens" (B, L, width), attended to; "image"
+    (B, c, *space), laid beside x. has_null: whether there is a null, for conditions that are dropped or not given.
+
+    A kind that feeds "vector" takes the network's `embedding_width` as `width`; one that feeds "image" or "tokens" says
+    its own width in `channels` or `context`, which the network is made with.
+    """
+
+    feeds: ClassVar[str]
+    shares_space: ClassVar[bool] = False  # whether what is done to a sample's pixels must be done to these values too
+    has_null: bool = True
+
+    @classmethod
+    def facts(cls, values: Tensor, classes: Sequence[str]) -> dict[str, Any]:
+        """The arguments that the data decide, from the training values (N, ...) and the names of their classes."""
+        return {}
+
+    @property
+    def derived(self) -> bool:
+        """Whether the values are made from the samples themselves, by `derive`, and not read from the data."""
+        return False
+
+    def derive(self, samples: Tensor) -> Tensor:
+        """Values from samples as they are stored, uint8 (B, C, H, W)."""
+        raise InputError(f"a condition of the kind {type(self).__name__.lower()} is not made from the sample")
 
     @abstractmethod
     def read(self, raw: object) -> Tensor:
@@ -28,6 +55,23 @@ class Condition(nn.Module, ABC):
         """What stands in the place of a condition that is not given."""
 
 
+def _added(parts: list[Tensor]) -> Tensor:
+    return reduce(torch.add, parts)
+
+
+def _one_after_the_other(parts: list[Tensor]) -> Tensor:
+    """Joined along axis 1, and broadcast along the others (a null has one sample, and one pixel)."""
+    batch, *rest = torch.broadcast_shapes(*((len(part), *part.shape[2:]) for part in parts))
+    return torch.cat([part.expand(batch, part.shape[1], *rest) for part in parts], 1)
+
+
+MERGES: dict[str, Callable[[list[Tensor]], Tensor]] = {
+    "vector": _added,
+    "tokens": _one_after_the_other,
+    "image": _one_after_the_other,
+}
+
+
 class Conditioner(nn.Module):
     """Named conditions. A name that is not given, or is dropped, gets its null."""
 
@@ -35,21 +79,45 @@ class Conditioner(nn.Module):
         super().__init__()
         self.parts = nn.ModuleDict(dict(parts))
 
-    def encode(self, condition: Mapping[str, object], drop: Bool[Tensor, " batch"] | None = None) -> dict[str, Tensor]:
-        """{network keyword: (B, ...)}. drop: samples (B,) that get the null of every condition."""
-        for name in condition:
-            if name not in self.parts:
-                raise unknown("condition", name, self.parts)
-        encoded: dict[str, Tensor] = {}
-        for name, part in self.parts.items():
-            assert isinstance(part, Condition)
-            values = part.null()
-            if condition.get(name) is not None:
-                given = part(part.read(condition[name]).to(values.device, non_blocking=True))
-                if drop is None:
-                    values = given
-                else:
-                    mask = drop.to(values.device, non_blocking=True).reshape(-1, *[1] * (given.ndim - 1))
-                    values = torch.where(mask, values, given)
-            encoded[part.feeds] = encoded[part.feeds] + values if part.feeds in encoded else values
-        return encoded
+    def part(self, name: str) -> Condition:
+        """The condition called `name`. Raises: InputError for an unknown one, with the nearest known."""
+        if name not in self.parts:
+            raise unknown("condition", name, self.parts)
+        part = self.parts[name]
+        assert isinstance(part, Condition)
+        return part
+
+    def encode(self, condition: Mapping[str, object], drop: Drop = None) -> dict[str, Tensor]:
+        """{network keyword: (B, ...)}.
+
+        drop: samples (B,) that get the null: of every condition that has one, or of each by its name.
+
+        Raises: InputError for unknown names, values that are none, and nulls that a part does not have.
+        """
+        for name in [*condition, *(drop if isinstance(drop, Mapping) else ())]:
+            self.part(name)
+        encoded: dict[str, list[Tensor]] = {}
+        for name in self.parts:
+            part = self.part(name)
+            dropped = drop.get(name) if isinstance(drop, Mapping) else drop if part.has_null else None
+            encoded.setdefault(part.feeds, []).append(_encoded(name, part, condition.get(name), dropped))
+        return {feeds: values[0] if len(values) == 1 else MERGES[feeds](values) for feeds, values in encoded.items()}
+
+
+def _encoded(name: str, part: Condition, raw: object, dropped: Tensor | None) -> Tensor:
+    if raw is None or dropped is not None:
+        if not part.has_null:
+            raise InputError(
+                f"the condition {name!r} must be given for every sample: the model has no null for it, so it cannot be "
+                "left out, dropped or guided with"
+            )
+        null = part.null()
+        if raw is None:
+            return null
+    device = next((tensor.device for tensor in (*part.parameters(), *part.buffers())), None)
+    values = part.read(raw)
+    given = part(values if device is None else values.to(device, non_blocking=True))
+    if dropped is None:
+        return given
+    mask = dropped.to(given.device, non_blocking=True).reshape(-1, *[1] * (given.ndim - 1))
+    return torch.where(mask, null.to(given.device), given)

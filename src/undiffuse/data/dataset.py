@@ -17,8 +17,8 @@ class Dataset:
 
     name: what it is called in recipes and reports, for example "digits".
     samples: uint8, 0 to 255.
-    conditions: "label", int64 (N,), 0 to len(classes) - 1; "vector", float32 (N, d); may be empty.
-    classes: the name of every label; empty where there are no labels.
+    conditions: by name, a tensor with a row per sample, as `undiffuse.data.columns` makes them; may be empty.
+    classes: the names of the classes of each condition that has some.
     skipped: files that could not be read and were left out.
 
     Raises: InputError when samples are not uint8 (N, C, H, W) or a condition has another length.
@@ -27,7 +27,7 @@ class Dataset:
     name: str
     samples: Shaped[Tensor, "n channels height width"]
     conditions: dict[str, Tensor] = field(default_factory=dict)
-    classes: tuple[str, ...] = ()
+    classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -47,6 +47,12 @@ class Dataset:
         channels, height, width = self.samples.shape[1:]
         return channels, height, width
 
+    @property
+    def label(self) -> Tensor:
+        """The class of each sample, int64 (N,), by the first condition that is a label; without one, 0 for all."""
+        labels = (self.conditions[name] for name in self.classes if self.conditions[name].ndim == 1)
+        return next(labels, torch.zeros(len(self), dtype=torch.int64))
+
     def subset(self, indices: Int64[Tensor, " count"]) -> "Dataset":
         """The samples at `indices`, in that order, copied."""
         conditions = {name: values[indices] for name, values in self.conditions.items()}
@@ -59,6 +65,15 @@ class Split:
 
     train: Dataset
     held_out: Dataset
+
+
+def turns(labels: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
+    """For each label, how many of the same came before it: sorted by that, the classes come in turn."""
+    before = torch.zeros_like(labels)
+    for label in labels.unique():
+        mask = labels == label
+        before[mask] = torch.arange(int(mask.sum()))
+    return before
 
 
 def split(dataset: Dataset, held_out: float, seed: int = 0) -> Split:
@@ -75,7 +90,7 @@ def split(dataset: Dataset, held_out: float, seed: int = 0) -> Split:
     if not 0 < held_out < 1:
         raise InputError(f"held_out is {held_out}: a fraction between 0 and 1 is allowed, for example 0.1")
     n = len(dataset)
-    labels = dataset.conditions.get("label", torch.zeros(n, dtype=torch.int64))
+    labels = dataset.label
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     order = order[labels[order].sort(stable=True).indices]
     _, counts = torch.unique_consecutive(labels[order], return_counts=True)

@@ -1,6 +1,7 @@
 """Training batches by position: batch k of a run is a pure function of the data, the seed and k."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ class Feed:
     """Batches of encoded samples and their conditions, with a seed for every sample's noise.
 
     encode: uint8 (B, C, H, W) -> what the model sees; seed: of the run, in [0, 2^22).
+    paired: conditions that are augmented as the sample is, (N, C, H, W) or (N, H, W); derive: conditions made from the
+    augmented sample, by name.
     A run that stops at any step goes on from there with the same batches, the same augmentation and the same noise.
     """
 
@@ -26,9 +29,12 @@ class Feed:
         batch_size: int,
         seed: int,
         device: torch.device,
+        paired: Sequence[str] = (),
+        derive: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType({}),
     ) -> None:
         self.dataset, self.encode, self.augment = dataset, encode, augment
         self.batch_size, self.seed, self.device = batch_size, seed, device
+        self.paired, self.derive = paired, derive
         self.order = Order(len(dataset), seed)
 
     def batch(self, step: int) -> tuple[Tensor, dict[str, Tensor], Tensor]:
@@ -41,4 +47,12 @@ class Feed:
             u = NoiseSource(seeds, (), self.device).uniform("augment", shape=(self.augment.draws,))
             samples = self.augment(samples, u)
         conditions = {name: values[indices] for name, values in self.dataset.conditions.items()}
+        if self.augment.draws:
+            for name in self.paired:
+                conditions[name] = _augmented(self.augment, conditions[name].to(self.device, non_blocking=True), u)
+        conditions |= {name: make(samples) for name, make in self.derive.items()}
         return self.encode(samples), conditions, seeds
+
+
+def _augmented(augment: Augment, values: Tensor, u: Tensor) -> Tensor:
+    return augment(values[:, None], u)[:, 0] if values.ndim == 3 else augment(values, u)

@@ -1,23 +1,27 @@
 """Images from a folder of picture files."""
 
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, Int64, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from undiffuse.data import metadata
+from undiffuse.data.columns import PICTURES, Column, Conditions, label_names, mask_classes, of_table, wanted
 from undiffuse.data.dataset import Dataset, Split, missing, split
 from undiffuse.errors import InputError, unknown
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 CROPS = ("center", "random")
-CONDITIONS = ("label", "none")
 
 
 def load(
@@ -25,11 +29,16 @@ def load(
     size: tuple[int, int],
     channels: int = 3,
     crop: str = "center",
-    condition: str = "none",
+    conditions: Conditions = MappingProxyType({}),
     held_out: float = 0.1,
     skip_corrupt: bool = False,
 ) -> Split:
     """Read every picture below `path`, in sorted order, scaled to cover `size` and cropped at the centre.
+
+    Where the folder holds a table, metadata.csv or metadata.jsonl with a column `file_name`, the pictures are those of
+    its rows, and a condition is the column of its name; of the kinds image, encoded-image and mask the column holds the
+    path of a picture, which is read at `size` (1 / factor of it). A label without such a column is the name of the
+    folder directly below `path`.
 
     Rotation by EXIF is applied; 16-bit grey is scaled to 8 bits; a palette becomes colours; of an animation the first
     frame is taken; transparency is laid over white unless `channels` is 4. Hidden files and folders are passed over.
@@ -38,51 +47,94 @@ def load(
     size: height and width in pixels.
     channels: 1 (grey), 3 (colour) or 4 (colour and straight alpha).
     crop: "center" gives samples of `size`; "random" gives an eighth more each way, from which a batch takes its crops.
-    condition: "label", the name of the folder directly below `path`, or "none".
+    conditions: their kinds by name, as a recipe's section `condition`.
     held_out: the fraction to hold out, between 0 and 1.
     skip_corrupt: leave out files that cannot be read, and name them in `Dataset.skipped`.
 
-    Raises: InputError for a missing or empty folder, an unreadable picture, pictures outside class folders and
-        options other than the above.
+    Raises: InputError for a missing or empty folder, a table that is none, an unreadable picture, conditions that
+        stand nowhere, and options other than the above.
     """
-    _check(size, channels, crop, condition)
+    asked = wanted(conditions)
+    _check(size, channels, crop)
     root = Path(path).expanduser()
-    files = _find(root)
-    height, width = size if crop == "center" else (_with_margin(size[0]), _with_margin(size[1]))
-    samples = torch.empty(len(files), channels, height, width, dtype=torch.uint8)
+    table = metadata.read(root) if root.is_dir() else None
+    files = find(root) if table is None else table.files
+    for name, arguments in asked.items():
+        if arguments["name"] != "label" and (table is None or name not in table.columns):
+            there = "no table" if table is None else f"the columns {', '.join(table.columns) or 'file_name alone'}"
+            raise InputError(
+                f"the condition {name!r} needs a column {name!r} in {root / metadata.NAMES[0]} or {metadata.NAMES[1]}, "
+                f"but there is {there}"
+            )
+    stored = size if crop == "center" else (_with_margin(size[0]), _with_margin(size[1]))
+    samples, kept = _read_all(files, stored, channels, skip_corrupt)
+    columns: dict[str, Column] = {}
+    for name, arguments in asked.items():
+        kind = arguments["name"]
+        if table is not None and name in table.columns:
+            if kind in PICTURES:
+                columns[name], readable = _picture_column(root, table, name, arguments, stored, channels, skip_corrupt)
+                kept &= readable
+            else:
+                columns[name] = of_table(str(table.path), kind, name, table.columns[name])
+        else:
+            columns[name] = label_names(_class_names(root, files))
+    if not kept.any():
+        raise InputError(f"{root}: none of the {len(files)} images can be read")
+    skipped = tuple(str(file) for file, good in zip(files, kept.tolist(), strict=True) if not good)
+    values = {name: column.values[kept] for name, column in columns.items()}
+    classes = {name: column.classes for name, column in columns.items() if column.classes}
+    return split(Dataset(root.resolve().name, samples[kept], values, classes, skipped), held_out)
+
+
+def _read_all(
+    files: list[Path], size: tuple[int, int], channels: int, skip_corrupt: bool, nearest: bool = False
+) -> tuple[UInt8[Tensor, "n channels height width"], Bool[Tensor, " n"]]:
+    """Pictures at one size, and which of them could be read."""
+    samples = torch.empty(len(files), channels, *size, dtype=torch.uint8)
     # Threads, because Pillow decodes and resizes outside the interpreter's lock. Each writes rows of its own.
     with ThreadPoolExecutor(min(8, max(2, os.cpu_count() or 2))) as pool:
-        read = list(pool.map(partial(_read_into, skip_corrupt=skip_corrupt), samples, files))
-    if not any(read):
-        raise InputError(f"{root}: none of the {len(files)} images can be read")
-    kept = torch.tensor(read)
-    skipped = tuple(str(file) for file, good in zip(files, read, strict=True) if not good)
-    conditions: dict[str, Tensor] = {}
-    classes: tuple[str, ...] = ()
-    if condition == "label":
-        names = _class_names(root, files)
-        classes = tuple(sorted(set(names)))
-        number = {name: label for label, name in enumerate(classes)}
-        conditions["label"] = torch.tensor([number[name] for name in names])[kept]
-    return split(Dataset(root.resolve().name, samples[kept], conditions, classes, skipped), held_out)
+        read = list(pool.map(partial(_read_into, skip_corrupt=skip_corrupt, nearest=nearest), samples, files))
+    return samples, torch.tensor(read)
 
 
-def _check(size: tuple[int, int], channels: int, crop: str, condition: str) -> None:
+def _picture_column(
+    root: Path,
+    table: metadata.Table,
+    name: str,
+    arguments: Mapping[str, Any],
+    size: tuple[int, int],
+    channels: int,
+    skip_corrupt: bool,
+) -> tuple[Column, Bool[Tensor, " n"]]:
+    """The pictures that a column names, at 1 / factor of the samples' size, and which of them could be read."""
+    factor, mask = int(arguments.get("factor", 1)), arguments["name"] == "mask"
+    if size[0] % factor or size[1] % factor:
+        raise InputError(f"pictures {factor} times smaller than samples of {size[0]}x{size[1]} have no whole size")
+    files = [root / str(value) for value in table.columns[name]]
+    for row, file in enumerate(files):
+        if not file.is_file():
+            raise InputError(f"{table.path}: {name} of row {row + 1} names the picture {file}, which does not exist")
+    smaller = (size[0] // factor, size[1] // factor)
+    read, kept = _read_all(files, smaller, 1 if mask else int(arguments.get("channels", channels)), skip_corrupt, mask)
+    return Column(mask_classes(str(table.path), read[:, 0].long()) if mask else read), kept
+
+
+def _check(size: tuple[int, int], channels: int, crop: str) -> None:
     if len(size) != 2 or min(size) < 1:
         raise InputError(f"size is {size}: height and width are needed, each 1 or more pixels")
     if channels not in MODES:
         raise InputError(f"channels is {channels}: 1 (grey), 3 (colour) and 4 (colour and alpha) are allowed")
     if crop not in CROPS:
         raise unknown("crop", crop, CROPS)
-    if condition not in CONDITIONS:
-        raise unknown("condition of a folder", condition, CONDITIONS)
 
 
 def _with_margin(pixels: int) -> int:
     return -(-pixels * 9 // 8)
 
 
-def _find(root: Path) -> list[Path]:
+def find(root: Path) -> list[Path]:
+    """The pictures below a folder, in the order of their paths. Raises: InputError where there are none."""
     if not root.exists():
         raise missing(root)
     if not root.is_dir():
@@ -97,24 +149,42 @@ def _find(root: Path) -> list[Path]:
     return files
 
 
+def read_mask(file: str | Path) -> Int64[Tensor, "height width"]:
+    """A map of classes at its own size, from a grey picture or a palette's numbers. Raises: InputError."""
+    try:
+        with Image.open(file) as opened:
+            turned = ImageOps.exif_transpose(opened)
+            picture = turned if turned.mode in "PL" else _in_mode(turned, "L")
+            values = torch.from_numpy(np.array(picture)).long()
+    except Exception as error:  # decoders raise nearly anything on damaged bytes
+        raise InputError(f"cannot read the image {file} ({error or type(error).__name__})") from error
+    return mask_classes(str(file), values)
+
+
 def _class_names(root: Path, files: list[Path]) -> list[str]:
     parts = [file.relative_to(root).parts for file in files]
     outside = [file for file, part in zip(files, parts, strict=True) if len(part) == 1]
     if outside:
         raise InputError(
-            f"{outside[0]} is in no class: condition=label needs every image in a folder named after its class, "
-            f"{root / '<class>'} ({len(outside)} of {len(files)} are not); condition=none needs no such folders"
+            f"{outside[0]} is in no class: a label needs every image in a folder named after its class, "
+            f"{root / '<class>'} ({len(outside)} of {len(files)} are not), or a column in {metadata.NAMES[0]}; "
+            "condition=none needs neither"
         )
     return [part[0] for part in parts]
 
 
-def _read_into(sample: Tensor, file: Path, skip_corrupt: bool) -> bool:
-    """Write the picture in `file` into `sample` (C, H, W) and tell whether it could be read."""
+def _read_into(sample: Tensor, file: Path, skip_corrupt: bool, nearest: bool) -> bool:
+    """Write the picture in `file` into `sample` (C, H, W) and tell whether it could be read.
+
+    nearest: for maps of classes: a palette's numbers stay what they are, and no value is made that was not there.
+    """
     channels, height, width = sample.shape
     try:
         with Image.open(file) as opened:
-            picture = _in_mode(ImageOps.exif_transpose(opened), MODES[channels])
-        picture = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
+            turned = ImageOps.exif_transpose(opened)
+            picture = turned.copy() if nearest and turned.mode in "PL" else _in_mode(turned, MODES[channels])
+        rule = Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS
+        picture = ImageOps.fit(picture, (width, height), rule)
     except Exception as error:  # decoders raise nearly anything on damaged bytes
         if skip_corrupt:
             return False

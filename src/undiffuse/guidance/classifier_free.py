@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import cast
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-from undiffuse.denoiser import BaseDenoiser, Encoded, Estimate, Sample, Wrapper
+from undiffuse.denoiser import BaseDenoiser, Drop, Encoded, Estimate, Sample, Wrapper
 from undiffuse.errors import InputError
 from undiffuse.schedule import Time, along_batch, host
 
@@ -33,11 +33,13 @@ class ClassifierFree(Wrapper):
         chosen.scale = self.scale[index] if self.scale.ndim else self.scale
         return chosen
 
-    def encode(self, condition: Mapping[str, object], drop: Bool[Tensor, " batch"] | None = None) -> Encoded:
+    def encode(self, condition: Mapping[str, object], drop: Drop | None = None) -> Encoded:
         """Per input (B, 2, ...): the null, then the condition."""
         if not condition:
             raise InputError("classifier-free guidance needs a condition to guide to; give one, or leave guidance out")
-        conditional, null = self.denoiser.encode(condition, drop), self.denoiser.encode({})
+        # all dropped, not none given: nulls of the condition's own shape
+        null = self.denoiser.encode(condition, torch.ones(1, dtype=torch.bool))
+        conditional = self.denoiser.encode(condition, drop)
         return {name: torch.stack([null[name].expand_as(value), value], 1) for name, value in conditional.items()}
 
     def forward(self, x_t: Sample, t: Time, condition: Encoded | None = None) -> Estimate:
@@ -49,4 +51,5 @@ class ClassifierFree(Wrapper):
         null, conditional = both.output.unflatten(0, (batch, 2)).unbind(1)
         # lerp is exact at its ends: scale 0 and 1 are the two evaluations bit for bit
         output = torch.lerp(null, conditional, along_batch(self.scale.expand(batch), null).to(null.dtype))
-        return Estimate(both.x_t[::2], output, self.level(times, batch), both.target)
+        fraction = None if both.variance_fraction is None else both.variance_fraction[1::2]
+        return Estimate(both.x_t[::2], output, self.level(times, batch), both.target, fraction)

@@ -10,11 +10,23 @@ from undiffuse.metrics.agreement import label_agreement, wilson_interval
 from undiffuse.metrics.classifier import Classifier
 from undiffuse.metrics.frechet import frechet_distance
 from undiffuse.metrics.neighbours import memorisation, nearest
+from undiffuse.metrics.psnr import mean_psnr, psnr
 
 METRICS: dict[str, Callable[..., Any]] = {
     "frechet-distance": frechet_distance,
     "label-agreement": label_agreement,
     "memorisation": memorisation,
+    "psnr": mean_psnr,
 }
 
-__all__ = ["METRICS", "Classifier", "frechet_distance", "label_agreement", "memorisation", "nearest", "wilson_interval"]
+__all__ = [
+    "METRICS",
+    "Classifier",
+    "frechet_distance",
+    "label_agreement",
+    "mean_psnr",
+    "memorisation",
+    "nearest",
+    "psnr",
+    "wilson_interval",
+]

@@ -1,12 +1,10 @@
 """Pictures: showing them side by side, and writing them with what is known about them."""
 
-import contextlib
 import json
 import math
 import os
 import re
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,19 +15,19 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from undiffuse.errors import InputError
-from undiffuse.files import atomic_path
+from undiffuse.files import atomic_folder, atomic_path
 
 SMALLEST_CELL = 32  # pixels; below it a picture is hard to see on a screen
 ALLOWED = ".png (one grid), .npz (arrays), or no ending or a trailing slash (a folder of PNGs)"
 
 
-def to_array(images: Shaped[Tensor, "n channels height width"]) -> UInt8[np.ndarray, "n height width *channels"]:
-    """uint8 images with channels last, (N, H, W, C), or (N, H, W) where there is one channel.
+def to_array(images: Shaped[Tensor, "n channels height width"]) -> Shaped[np.ndarray, "n height width *channels"]:
+    """uint8 images, or float32 latents, with channels last, (N, H, W, C), or (N, H, W) where there is one channel.
 
-    Raises: InputError when the images are not uint8.
+    Raises: InputError for another type.
     """
-    if images.dtype != torch.uint8:
-        raise InputError(f"images are {images.dtype}: uint8 is allowed (a codec's decode gives it)")
+    if images.dtype not in (torch.uint8, torch.float32):
+        raise InputError(f"images are {images.dtype}: uint8 or float32 is allowed (a codec's decode gives it)")
     array = images.permute(0, 2, 3, 1).cpu().contiguous().numpy()
     return array[..., 0] if array.shape[-1] == 1 else array
 
@@ -67,13 +65,15 @@ def grid(
     return whole[: rows * high - padding, : columns * wide - padding]
 
 
-def check_output(path: str | Path, overwrite: bool = False) -> None:
-    """Find out before any work whether `save` will take `path`.
+def check_output(path: str | Path, overwrite: bool = False, latents: bool = False) -> None:
+    """Find out before any work whether `save` will take `path`. latents: floats, which need an .npz.
 
     Raises: InputError for an unknown ending, for what exists already unless `overwrite`, for a folder that holds other
     things than numbered PNGs in any case, and where nothing can be written.
     """
     ending, path = _ending(path), Path(path)
+    if latents and ending != ".npz":
+        raise InputError(f"{path} cannot hold latents, which are floats: .npz can")
     if path.exists():
         if path.is_dir() != (ending == ""):
             raise InputError(f"{path} is a {'folder' if path.is_dir() else 'file'} already: choose another name")
@@ -111,7 +111,7 @@ def save(
         raise InputError(
             f"labels are {labels.dtype} {labels.shape}: an integer for each of {len(images)} pictures is needed"
         )
-    check_output(path, overwrite)
+    check_output(path, overwrite, latents=images.dtype != np.uint8)
     ending, path, metadata = _ending(path), Path(path), dict(metadata or {})
     if ending == ".npz":
         arrays = {"images": images[..., 0] if images.shape[-1] == 1 else images}
@@ -126,7 +126,7 @@ def save(
         with atomic_path(path) as temporary:
             _write_png(temporary, grid(images, columns), metadata)
         return
-    with _atomic_folder(path) as folder:
+    with atomic_folder(path) as folder:
         for i, picture in enumerate(images):
             label = {} if labels is None else {"label": str(labels[i])}
             _write_png(folder / f"{i:05d}.png", picture, metadata | label)
@@ -134,7 +134,7 @@ def save(
 
 def _checked(images: np.ndarray) -> np.ndarray:
     """The same pictures as (N, H, W, C)."""
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.size == 0:
+    if images.dtype not in (np.uint8, np.float32) or images.ndim not in (3, 4) or images.size == 0:
         raise InputError(
             f"pictures are {images.dtype} {images.shape}: uint8 (N, H, W) or (N, H, W, C), not empty, is needed"
         )
@@ -154,25 +154,3 @@ def _write_png(path: Path, picture: np.ndarray, metadata: Mapping[str, str]) -> 
     for key, value in metadata.items():
         text.add_text(key, value)
     Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(path, format="PNG", pnginfo=text)
-
-
-@contextlib.contextmanager
-def _atomic_folder(path: Path) -> Iterator[Path]:
-    """A new folder that takes the place of `path` when the block ends without an error."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-", suffix=".partial") as room:
-            new, old = Path(room, "new"), Path(room, "old")
-            new.mkdir()
-            yield new
-            if not path.exists():
-                new.rename(path)
-                return
-            path.rename(old)
-            try:
-                new.rename(path)
-            except OSError:
-                old.rename(path)
-                raise
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error

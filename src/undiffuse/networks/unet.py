@@ -1,25 +1,47 @@
-"""A U-Net: residual blocks with adaptive group normalisation, optional attention, up and down by factors of 2.
+"""A U-Net for signals, images and volumes: residual blocks told the noise level, self- and cross-attention, skips.
 
-After Ho et al. (2020) and Dhariwal & Nichol (2021), entered through pixel-unshuffling, which trades resolution for
-channels where the convolutions would be slow and thin.
+After Ho et al. (2020), Dhariwal & Nichol (2021, "ADM") and Rombach et al. (2022, "Stable Diffusion"), which are all
+choices of its arguments (`undiffuse.networks.published`). It may be entered through pixel-unshuffling, which trades
+resolution for channels where the convolutions would be slow and thin.
 """
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-Image = Float[Tensor, "batch channels height width"]
+Feature = Float[Tensor, "batch channels *space"]
+Changed = Float[Tensor, "batch out *after"]  # of other channels, or another size
+Embedding = Float[Tensor, "batch embedding"]
+Tokens = Float[Tensor, "batch length context"]
+
+CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+MEMORY_FORMATS = {1: torch.contiguous_format, 2: torch.channels_last, 3: torch.channels_last_3d}
+AXES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
+MODULATIONS = ("scale-shift", "add")
+RESAMPLINGS = ("conv", "residual", "narrow")
 
 
-def sinusoidal(values: Float[Tensor, " batch"], width: int) -> Float[Tensor, "batch width"]:
-    """Sines and cosines of `values` at geometric frequencies from 1 towards 1e-4 (Vaswani et al. 2017)."""
-    frequencies = torch.exp(torch.arange(width // 2, device=values.device) * (-math.log(10000) / (width // 2)))
+def sinusoidal(values: Float[Tensor, " batch"], width: int, frequency_shift: int = 0) -> Float[Tensor, "batch width"]:
+    """Cosines and sines of `values` at geometric frequencies from 1 towards 1e-4 (Vaswani et al. 2017).
+
+    frequency_shift: 1 makes 1e-4 the last frequency (Ho et al. 2020), 0 the one after the last.
+    """
+    half = width // 2
+    frequencies = torch.exp(torch.arange(half, device=values.device) * (-math.log(10000) / (half - frequency_shift)))
     angles = values.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], 1)
+
+
+def _like(per_channel: Tensor, x: Tensor) -> Tensor:
+    """(B, C) or (C,) ready to meet x (B, C, *space)."""
+    return per_channel.reshape(*per_channel.shape, *[1] * (x.ndim - 2))
 
 
 class GroupNorm(nn.Module):
@@ -29,32 +51,32 @@ class GroupNorm(nn.Module):
     on CPU several times faster than the native operator, which also leaves the modulation to a second pass.
     """
 
-    def __init__(self, channels: int, epsilon: float = 1e-5) -> None:
+    def __init__(self, channels: int, epsilon: float = 1e-5, groups: int = 32) -> None:
         super().__init__()
-        self.groups, self.epsilon = math.gcd(32, channels), epsilon
+        self.groups, self.epsilon = math.gcd(groups, channels), epsilon
         self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
 
-    def forward(self, x: Image, modulation: Float[Tensor, "batch double"] | None = None) -> Image:
+    def forward(self, x: Feature, modulation: Float[Tensor, "batch double"] | None = None) -> Feature:
         """modulation: (B, 2 C), what is added to a scale of 1, and the shift."""
-        _, channels, height, width = x.shape
+        size = x.shape[1] // self.groups
+        count = x.shape[2:].numel() * size
         wide = torch.promote_types(x.dtype, torch.float32)
-        count, size = height * width * channels // self.groups, channels // self.groups
 
-        def per_channel(pixels: Tensor) -> Tensor:  # the mean over a group, repeated for each of its channels
-            total = pixels.permute(0, 2, 3, 1).flatten(1, 2).sum(1, dtype=wide).unflatten(1, (self.groups, -1)).sum(-1)
+        def per_channel(values: Tensor) -> Tensor:  # the mean over a group, repeated for each of its channels
+            total = values.flatten(2).transpose(1, 2).sum(1, dtype=wide).unflatten(1, (self.groups, -1)).sum(-1)
             mean: Tensor = (total / count).repeat_interleave(size, 1)
             return mean
 
         mean = per_channel(x)
         pivot = mean.to(x.dtype)
         # centred before it is squared, so that a large mean costs no digits; the rest is what rounding the mean left
-        centred, rest = x - pivot[:, :, None, None], mean - pivot.to(wide)
+        centred, rest = x - _like(pivot, x), mean - pivot.to(wide)
         scale = self.weight * torch.rsqrt((per_channel(centred * centred) - rest * rest).clamp(min=0) + self.epsilon)
         shift = self.bias - rest * scale
         if modulation is not None:
             extra_scale, extra_shift = modulation.to(wide).chunk(2, 1)
             scale, shift = scale * (1 + extra_scale), shift * (1 + extra_scale) + extra_shift
-        return torch.addcmul(shift[:, :, None, None].to(x.dtype), centred, scale[:, :, None, None].to(x.dtype))
+        return torch.addcmul(_like(shift.to(x.dtype), x), centred, _like(scale.to(x.dtype), x))
 
 
 def _zero(module: nn.Module) -> nn.Module:
@@ -64,72 +86,191 @@ def _zero(module: nn.Module) -> nn.Module:
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(act(norm(conv(act(norm(x)))))), the second norm modulated by the embedding; starts as the identity."""
+    """x + conv(act(norm(conv(act(norm(x)))))), told the embedding at the second norm; starts as the identity.
 
-    def __init__(self, channels: int, out_channels: int, embedding: int, dropout: float) -> None:
+    modulation: "scale-shift" modulates that norm, "add" adds to what it normalises. resample: "down" or "up" halves or
+    doubles both branches after the first activation (Brock et al. 2019).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        out_channels: int,
+        embedding: int,
+        dropout: float,
+        modulation: str,
+        groups: int,
+        epsilon: float,
+        dimensions: int,
+        resample: str | None = None,
+    ) -> None:
         super().__init__()
-        self.norm_in, self.norm_out = GroupNorm(channels), GroupNorm(out_channels)
-        self.conv_in = nn.Conv2d(channels, out_channels, 3, padding=1)
-        self.modulation = nn.Linear(embedding, 2 * out_channels)
+        conv = CONVOLUTIONS[dimensions]
+        self.resample, self.scales = resample, modulation == "scale-shift"
+        self.norm_in, self.norm_out = GroupNorm(channels, epsilon, groups), GroupNorm(out_channels, epsilon, groups)
+        self.conv_in = conv(channels, out_channels, 3, padding=1)
+        self.modulation = nn.Linear(embedding, 2 * out_channels if self.scales else out_channels)
         self.dropout = nn.Dropout(dropout)
-        self.conv_out = _zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
-        self.skip = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
+        self.conv_out = _zero(conv(out_channels, out_channels, 3, padding=1))
+        self.skip = nn.Identity() if channels == out_channels else conv(channels, out_channels, 1)
 
-    def forward(self, x: Image, embedding: Float[Tensor, "batch embedding"]) -> Float[Tensor, "batch out height width"]:
-        h = self.conv_in(F.silu(self.norm_in(x)))
-        h = self.norm_out(h, self.modulation(embedding))
-        out: Tensor = self.skip(x) + self.conv_out(self.dropout(F.silu(h)))
+    def _resampled(self, x: Tensor) -> Tensor:
+        if self.resample == "down":
+            return POOLS[x.ndim - 2](x, 2)
+        return F.interpolate(x, scale_factor=2.0, mode="nearest") if self.resample == "up" else x
+
+    def forward(self, x: Feature, embedding: Embedding, tokens: Tokens | None = None) -> Changed:
+        h = self.conv_in(self._resampled(F.silu(self.norm_in(x))))
+        told = self.modulation(embedding)
+        h = self.norm_out(h, told) if self.scales else self.norm_out(h + _like(told, h))
+        out: Tensor = self.skip(self._resampled(x)) + self.conv_out(self.dropout(F.silu(h)))
         return out
 
 
+def _attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Float[Tensor, "batch positions channels"]:
+    """softmax(q k / sqrt(d)) v per head, of queries (B, N, C), keys and values (B, M, C)."""
+    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+def _as_sequence(x: Feature) -> Float[Tensor, "batch positions channels"]:
+    return x.flatten(2).transpose(1, 2)  # of channels-last memory a view
+
+
 class Attention(nn.Module):
-    """x + projection(softmax(q k / sqrt(d)) v) over all positions; starts as identity."""
+    """x + projection(attention over all positions); starts as the identity."""
 
-    def __init__(self, channels: int, head_width: int) -> None:
+    def __init__(self, channels: int, heads: int, groups: int, epsilon: float) -> None:
         super().__init__()
-        self.heads = max(1, channels // head_width)
-        if channels % self.heads:
-            raise ValueError(
-                f"attention over {channels} channels cannot be shared by {self.heads} heads: change head_width"
-            )
-        self.norm = GroupNorm(channels)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.projection = _zero(nn.Conv2d(channels, channels, 1))
+        self.heads = heads
+        self.norm = GroupNorm(channels, epsilon, groups)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.projection = _zero(nn.Linear(channels, channels))
 
-    def forward(self, x: Image) -> Image:
-        batch, channels, height, width = x.shape
-        # (B, 3C, H, W) channels-last is (B, HW, 3C) in memory, so this is a view
-        qkv = self.qkv(self.norm(x)).permute(0, 2, 3, 1).reshape(batch, height * width, 3, self.heads, -1)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, height, width, channels)
-        out: Tensor = x + self.projection(h.permute(0, 3, 1, 2))
+    def forward(self, x: Feature, tokens: Tokens | None = None) -> Feature:
+        q, k, v = self.qkv(_as_sequence(self.norm(x))).chunk(3, -1)
+        out: Tensor = x + self.projection(_attend(q, k, v, self.heads)).transpose(1, 2).reshape(x.shape)
+        return out
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention to tokens and a gated feed-forward layer (Shazeer 2020), each after a norm.
+
+    Without tokens the cross-attention adds nothing.
+    """
+
+    def __init__(self, channels: int, context: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_self, self.norm_cross, self.norm_wide = (nn.LayerNorm(channels) for _ in range(3))
+        self.qkv = nn.Linear(channels, 3 * channels, bias=False)
+        self.projection = nn.Linear(channels, channels)
+        self.query = nn.Linear(channels, channels, bias=False)
+        self.key_value = nn.Linear(context, 2 * channels, bias=False)
+        self.projection_cross = nn.Linear(channels, channels)
+        self.widen, self.narrow = nn.Linear(channels, 8 * channels), nn.Linear(4 * channels, channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Float[Tensor, "batch positions channels"], tokens: Tokens | None) -> Tensor:
+        q, k, v = self.qkv(self.norm_self(x)).chunk(3, -1)
+        x = x + self.projection(_attend(q, k, v, self.heads))
+        if tokens is not None:
+            key, value = self.key_value(tokens).chunk(2, -1)
+            x = x + self.projection_cross(_attend(self.query(self.norm_cross(x)), key, value, self.heads))
+        value, gate = self.widen(self.norm_wide(x)).chunk(2, -1)
+        out: Tensor = x + self.narrow(self.dropout(value * F.gelu(gate)))
+        return out
+
+
+class Transformer(nn.Module):
+    """x + leave(blocks(enter(norm(x)))) over all positions; starts as the identity (Rombach et al. 2022)."""
+
+    def __init__(self, channels: int, context: int, depth: int, heads: int, dropout: float, groups: int) -> None:
+        super().__init__()
+        self.norm = GroupNorm(channels, 1e-6, groups)  # an epsilon of its own, as published
+        self.enter, self.leave = nn.Linear(channels, channels), _zero(nn.Linear(channels, channels))
+        self.blocks = nn.ModuleList(TransformerBlock(channels, context, heads, dropout) for _ in range(depth))
+
+    def forward(self, x: Feature, tokens: Tokens | None = None) -> Feature:
+        h = self.enter(_as_sequence(self.norm(x)))
+        for block in self.blocks:
+            h = block(h, tokens)
+        out: Tensor = x + self.leave(h).transpose(1, 2).reshape(x.shape)
         return out
 
 
 class Stage(nn.Module):
     """A residual block and, where asked for, attention."""
 
-    def __init__(
-        self, channels: int, out_channels: int, embedding: int, dropout: float, attention: bool, head_width: int
-    ) -> None:
+    def __init__(self, block: ResidualBlock, attention: nn.Module | None) -> None:
         super().__init__()
-        self.block = ResidualBlock(channels, out_channels, embedding, dropout)
-        self.attention = Attention(out_channels, head_width) if attention else None
+        self.block, self.attention = block, attention
 
-    def forward(self, x: Image, embedding: Float[Tensor, "batch embedding"]) -> Float[Tensor, "batch out height width"]:
+    def forward(self, x: Feature, embedding: Embedding, tokens: Tokens | None = None) -> Changed:
         x = self.block(x, embedding)
-        return x if self.attention is None else self.attention(x)
+        return x if self.attention is None else self.attention(x, tokens)
+
+
+class Down(nn.Module):
+    """Half the resolution by a strided convolution.
+
+    pad_end: pad after the last position alone (Ho et al. 2020, in TensorFlow), not on both sides.
+    """
+
+    def __init__(self, channels: int, dimensions: int, pad_end: bool) -> None:
+        super().__init__()
+        self.pad_end = pad_end
+        self.conv = CONVOLUTIONS[dimensions](channels, channels, 3, stride=2, padding=0 if pad_end else 1)
+
+    def forward(self, x: Feature, embedding: Embedding, tokens: Tokens | None = None) -> Changed:
+        out: Tensor = self.conv(F.pad(x, (0, 1) * (x.ndim - 2)) if self.pad_end else x)
+        return out
+
+
+class Up(nn.Module):
+    """Twice the resolution by repeating, then a convolution."""
+
+    def __init__(self, channels: int, out_channels: int, dimensions: int) -> None:
+        super().__init__()
+        self.conv = CONVOLUTIONS[dimensions](channels, out_channels, 3, padding=1)
+
+    def forward(self, x: Feature, embedding: Embedding, tokens: Tokens | None = None) -> Changed:
+        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return out
+
+
+def _per_level(name: str, value: Any, levels: int, whole: bool) -> list[Any]:
+    """One value for all levels, or one for each: whole numbers from 1, or truth values."""
+    values = list(value) if isinstance(value, Sequence) else [value] * levels
+    if len(values) != levels:
+        raise ValueError(f"{name} must be one value or one for each of {levels} levels, not {len(values)}")
+    for one in values:
+        if isinstance(one, bool) is whole or not isinstance(one, int) or (whole and one < 1):
+            raise ValueError(f"{name} must be {'whole numbers from 1' if whole else 'true or false'}, not {one!r}")
+    return values
 
 
 class UNet(nn.Module):
-    """network(x, c_noise, vector=None) -> tensor of x's shape.
+    """network(x, c_noise, vector=None, tokens=None, image=None) -> tensor of x's shape.
 
     channels: of the data, any number; width: channels at the first level; multipliers: of the width, one per level,
     each level half the size of the one before; blocks: residual blocks per level; attention: for each level, whether
     its blocks attend; patch: p x p pixels become channels at the entrance; embedding: width of the vector that carries
-    c_noise and the condition `vector` (B, embedding); dropout: in the residual blocks; head_width: of attention.
+    c_noise and the condition `vector` (B, embedding); dropout: in the residual blocks.
 
-    Height and width must be divisible by patch * 2^(levels - 1). The output is 0 at the start. Convolutions run
+    head_width: of attention, or heads: how many, per level. middle_attention: by default as at the last level.
+    context: the width of the condition `tokens` (B, L, context); attention then is a transformer of `depth` blocks with
+    cross-attention. condition_channels: of the condition `image`, which is laid beside x (B, c, *space).
+
+    modulation: "scale-shift" (ADM) or "add" (DDPM, Stable Diffusion). resample: "conv" (strided, and after repeating),
+    "residual" (ADM), or "narrow", as conv but with the width of the level above before its pixels, four times as many,
+    are worked on. groups, epsilon: of group normalisation (gcd(groups, channels) groups). frequency_shift: see
+    `sinusoidal`. pad_end: see `Down`.
+
+    learned_variance: twice the channels come out, the second half for the variance. dimensions: 1, 2 or 3 of space.
+    checkpointing: activations of the blocks are computed again in the backward pass, which saves memory.
+
+    Every side must be divisible by patch * 2^(levels - 1). The output is 0 at the start. Convolutions run
     channels-last.
     """
 
@@ -140,64 +281,127 @@ class UNet(nn.Module):
         multipliers: Sequence[int] = (1, 2, 2),
         blocks: int = 2,
         attention: Sequence[bool] | bool = False,
+        *,
         patch: int = 1,
         embedding: int | None = None,
         dropout: float = 0.0,
         head_width: int = 32,
+        heads: Sequence[int] | int | None = None,
+        middle_attention: bool | None = None,
+        context: int | None = None,
+        depth: Sequence[int] | int = 1,
+        condition_channels: int = 0,
+        modulation: str = "scale-shift",
+        resample: str = "conv",
+        groups: int = 32,
+        epsilon: float = 1e-5,
+        frequency_shift: int = 0,
+        pad_end: bool = False,
+        learned_variance: bool = False,
+        dimensions: int = 2,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        levels = len(multipliers)
         sizes = {"channels": channels, "width": width, "blocks": blocks, "patch": patch, "head_width": head_width}
+        sizes |= {"groups": groups} | ({} if context is None else {"context": context})
         for name, size in [*sizes.items(), *(("multipliers", m) for m in multipliers)]:
             if not isinstance(size, int) or size < 1:
                 raise ValueError(f"{name} must be whole numbers from 1, not {size!r}")
+        for name, chosen, allowed in (
+            ("modulation", modulation, MODULATIONS), ("resample", resample, RESAMPLINGS),
+            ("dimensions", dimensions, tuple(CONVOLUTIONS)), ("frequency_shift", frequency_shift, (0, 1)),
+        ):  # fmt: skip
+            if chosen not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, not {chosen!r}")
         if not multipliers:
             raise ValueError("multipliers must name at least one level")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), not {dropout}")
-        if width % 2:
-            raise ValueError(f"width must be even, for sines and cosines, not {width}")
-        attends = [attention] * len(multipliers) if isinstance(attention, bool) else list(attention)
-        if len(attends) != len(multipliers):
-            raise ValueError(f"attention must say yes or no for each of {len(multipliers)} levels, not {len(attends)}")
-        self.channels, self.patch, self.width = channels, patch, width
-        self.divisor = patch * 2 ** (len(multipliers) - 1)
+        if width % 2 or width // 2 <= frequency_shift:
+            raise ValueError(f"width must be even and over {2 * frequency_shift}, for sines and cosines, not {width}")
+        if condition_channels < 0:
+            raise ValueError(f"condition_channels must be 0 or more, not {condition_channels}")
+        attends = _per_level("attention", attention, levels, whole=False)
+        widths = [width * multiplier for multiplier in multipliers]
+        shared = (
+            [max(1, w // head_width) for w in widths]
+            if heads is None
+            else _per_level("heads", heads, levels, whole=True)
+        )
+        depths = _per_level("depth", depth, levels, whole=True)
+        attends_between = attends[-1] if middle_attention is None else middle_attention
+        if context is not None and not any([*attends, attends_between]):
+            raise ValueError("context needs attention at some level, and there is none")
+        if modulation == "add" and all(math.gcd(groups, w) == w for w in widths):
+            raise ValueError(
+                f"modulation 'add' needs groups of two channels or more, because the normalisation of one alone takes "
+                f"away what was added: use groups under {max(widths)}, not {groups}"
+            )
+        for w, count, used in zip(
+            [*widths, widths[-1]], [*shared, shared[-1]], [*attends, attends_between], strict=True
+        ):
+            if used and w % count:
+                raise ValueError(
+                    f"attention over {w} channels cannot be shared by {count} heads: change head_width or heads"
+                )
+        self.channels, self.condition_channels, self.context = channels, condition_channels, context
+        self.learned_variance, self.out_channels = learned_variance, 2 * channels if learned_variance else channels
+        self.patch, self.width, self.dimensions, self.checkpointing = patch, width, dimensions, checkpointing
+        self.frequency_shift = frequency_shift
+        self.divisor = patch * 2 ** (levels - 1)
         self.embedding_width = embedding or 4 * width
         self.embed = nn.Sequential(
             nn.Linear(width, self.embedding_width), nn.SiLU(), nn.Linear(self.embedding_width, self.embedding_width)
         )
 
-        def stage(inside: int, outside: int, attend: bool) -> Stage:
-            return Stage(inside, outside, self.embedding_width, dropout, attend, head_width)
+        def block(inside: int, outside: int, change: str | None = None) -> ResidualBlock:
+            return ResidualBlock(
+                inside, outside, self.embedding_width, dropout, modulation, groups, epsilon, dimensions, change
+            )
 
-        self.stem = nn.Conv2d(channels * patch**2, width, 3, padding=1)
+        def stage(inside: int, level: int, attend: bool) -> Stage:
+            outside = widths[level]
+            if not attend:
+                return Stage(block(inside, outside), None)
+            if context is None:
+                return Stage(block(inside, outside), Attention(outside, shared[level], groups, epsilon))
+            transformer = Transformer(outside, context, depths[level], shared[level], dropout, groups)
+            return Stage(block(inside, outside), transformer)
+
+        conv = CONVOLUTIONS[dimensions]
+        self.stem = conv((channels + condition_channels) * patch**dimensions, width, 3, padding=1)
         now, skips = width, [width]
         self.down = nn.ModuleList()
-        for level, (multiplier, attend) in enumerate(zip(multipliers, attends, strict=True)):
+        for level in range(levels):
             if level:
-                self.down.append(nn.Conv2d(now, now, 3, stride=2, padding=1))
+                self.down.append(block(now, now, "down") if resample == "residual" else Down(now, dimensions, pad_end))
                 skips.append(now)
             for _ in range(blocks):
-                self.down.append(stage(now, width * multiplier, attend))
-                now = width * multiplier
+                self.down.append(stage(now, level, attends[level]))
+                now = widths[level]
                 skips.append(now)
-        self.middle = nn.ModuleList([stage(now, now, attends[-1]), stage(now, now, False)])
+        self.middle = nn.ModuleList([stage(now, levels - 1, attends_between), stage(now, levels - 1, False)])
         self.up = nn.ModuleList()
-        for level, (multiplier, attend) in reversed(list(enumerate(zip(multipliers, attends, strict=True)))):
+        for level in reversed(range(levels)):
             for _ in range(blocks + 1):
-                self.up.append(stage(now + skips.pop(), width * multiplier, attend))
-                now = width * multiplier
-            if level:  # to the width of the level above before its pixels, four times as many, are worked on
-                self.up.append(nn.Conv2d(now, width * multipliers[level - 1], 3, padding=1))
-                now = width * multipliers[level - 1]
-        self.head_norm = GroupNorm(now)
-        self.head = _zero(nn.Conv2d(now, channels * patch**2, 3, padding=1))
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                self.up.append(stage(now + skips.pop(), level, attends[level]))
+                now = widths[level]
+            if level:
+                after = widths[level - 1] if resample == "narrow" else now
+                self.up.append(block(now, now, "up") if resample == "residual" else Up(now, after, dimensions))
+                now = after
+        self.head_norm = GroupNorm(now, epsilon, groups)
+        self.head = _zero(conv(now, self.out_channels * patch**dimensions, 3, padding=1))
+        self.to(memory_format=MEMORY_FORMATS[dimensions])  # type: ignore[call-overload]
 
-    def check_shape(self, channels: int, height: int, width: int) -> None:
+    def check_shape(self, channels: int, *space: int) -> None:
         """Raises: ValueError unless samples of this shape fit, naming the allowed sizes."""
         if channels != self.channels:
             raise ValueError(f"the U-Net was made for {self.channels} channels, not {channels}")
-        for name, size in (("height", height), ("width", width)):
+        if len(space) != self.dimensions:
+            raise ValueError(f"the U-Net was made for {' x '.join(AXES[self.dimensions])}, not for {len(space)} axes")
+        for name, size in zip(AXES[self.dimensions], space, strict=True):
             if size < 1 or size % self.divisor:
                 below = size // self.divisor * self.divisor
                 near = [str(s) for s in (below, below + self.divisor) if s]
@@ -207,20 +411,72 @@ class UNet(nn.Module):
                 )
 
     def forward(
-        self, x: Image, c_noise: Float[Tensor, " batch"], vector: Float[Tensor, "batch embedding"] | None = None
-    ) -> Image:
+        self,
+        x: Feature,
+        c_noise: Float[Tensor, " batch"],
+        vector: Embedding | None = None,
+        tokens: Tokens | None = None,
+        image: Float[Tensor, "batch condition_channels ..."] | None = None,
+    ) -> Changed:
+        """image: (B, condition_channels, *space), or one value for all of space; without one, 0."""
         self.check_shape(*x.shape[1:])
-        embedding = self.embed(sinusoidal(c_noise, self.width).to(x.dtype))
-        embedding = F.silu(embedding if vector is None else embedding + vector)
-        x = F.pixel_unshuffle(x, self.patch).contiguous(memory_format=torch.channels_last)
+        if tokens is not None:
+            if self.context is None:
+                raise ValueError("the U-Net was made without context, but is given tokens")
+            tokens = tokens.to(x.dtype)
+        embedding = self.embed(sinusoidal(c_noise, self.width, self.frequency_shift).to(x.dtype))
+        embedding = F.silu(embedding if vector is None else embedding + vector.to(x.dtype))
+        x = _unshuffled(self._beside(x, image), self.patch).contiguous(memory_format=MEMORY_FORMATS[self.dimensions])
         skips = [x := self.stem(x)]
         for module in self.down:
-            skips.append(x := module(x, embedding) if isinstance(module, Stage) else module(x))
+            skips.append(x := self._run(module, x, embedding, tokens))
         for module in self.middle:
-            x = module(x, embedding)
+            x = self._run(module, x, embedding, tokens)
         for module in self.up:
             if isinstance(module, Stage):
-                x = module(torch.cat([x, skips.pop()], 1), embedding)
-            else:
-                x = module(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        return F.pixel_shuffle(self.head(F.silu(self.head_norm(x))), self.patch)
+                x = torch.cat([x, skips.pop()], 1)
+            x = self._run(module, x, embedding, tokens)
+        return _shuffled(self.head(F.silu(self.head_norm(x))), self.patch)
+
+    def _beside(self, x: Tensor, image: Tensor | None) -> Tensor:
+        """x with the condition's channels after its own."""
+        if not self.condition_channels:
+            if image is not None:
+                raise ValueError("the U-Net was made without condition_channels, but is given an image")
+            return x
+        if image is None:
+            image = x.new_zeros(())
+        elif image.shape[1] != self.condition_channels or image.shape[2:] not in (x.shape[2:], (1,) * self.dimensions):
+            raise ValueError(
+                f"the image condition must be of {self.condition_channels} channels and size {tuple(x.shape[2:])} "
+                f"as the sample, not {tuple(image.shape[1:])}"
+            )
+        return torch.cat([x, image.to(x.dtype).expand(len(x), self.condition_channels, *x.shape[2:])], 1)
+
+    def _run(self, module: nn.Module, *inputs: Tensor | None) -> Tensor:
+        if self.checkpointing and self.training and torch.is_grad_enabled():
+            again: Tensor = checkpoint(module, *inputs, use_reentrant=False)
+            return again
+        out: Tensor = module(*inputs)
+        return out
+
+
+def _unshuffled(x: Tensor, patch: int) -> Tensor:
+    """(B, C, p h, ...) -> (B, C p^d, h, ...), the pixels of a patch as channels (Shi et al. 2016)."""
+    if patch == 1:
+        return x
+    dimensions = x.ndim - 2
+    x = x.reshape(*x.shape[:2], *(side for size in x.shape[2:] for side in (size // patch, patch)))
+    order = [0, 1, *range(3, 3 + 2 * dimensions, 2), *range(2, 2 + 2 * dimensions, 2)]
+    return x.permute(order).flatten(1, 1 + dimensions)
+
+
+def _shuffled(x: Tensor, patch: int) -> Tensor:
+    """The inverse of `_unshuffled`."""
+    if patch == 1:
+        return x
+    dimensions = x.ndim - 2
+    space = [size * patch for size in x.shape[2:]]
+    x = x.unflatten(1, (-1, *[patch] * dimensions))
+    order = [0, 1, *(axis for i in range(dimensions) for axis in (2 + dimensions + i, 2 + i))]
+    return x.permute(order).reshape(*x.shape[:2], *space)

@@ -4,12 +4,13 @@ from pathlib import Path
 
 from undiffuse.config import Recipe, read
 from undiffuse.errors import unknown
-from undiffuse.recipes import demo, digits, folder, mnist
+from undiffuse.recipes import demo, digits, folder, mnist, mnist_super_resolution
 
 RECIPES: dict[str, Recipe] = {
     "demo": demo.RECIPE,
     "digits": digits.RECIPE,
     "mnist": mnist.RECIPE,
+    "mnist-super-resolution": mnist_super_resolution.RECIPE,
     "folder": folder.RECIPE,
 }
 

@@ -109,6 +109,11 @@ def leading(schedule: Schedule, steps: int, t_min: float, t_max: float) -> Point
     return (torch.arange(steps, dtype=torch.float64).flip(0) * (length // steps) + 1) / length
 
 
+def leading_from_one(schedule: Schedule, steps: int, t_min: float, t_max: float) -> Points:
+    """The network's integers 1, r + 1, 2r + 1, ... with r = T // steps (Stable Diffusion, its steps_offset)."""
+    return leading(schedule, steps, t_min, t_max) + 1 / _table_length(schedule, steps)
+
+
 def linspace(schedule: Schedule, steps: int, t_min: float, t_max: float) -> Points:
     """The network's integers evenly from T - 1 to 0, rounded."""
     length = _table_length(schedule, steps)
@@ -122,7 +127,12 @@ def trailing(schedule: Schedule, steps: int, t_min: float, t_max: float) -> Poin
 
 
 Rule = Callable[[Schedule, int, float, float], Points]
-TABLE_GRIDS: dict[str, Rule] = {"leading": leading, "linspace": linspace, "trailing": trailing}
+TABLE_GRIDS: dict[str, Rule] = {
+    "leading": leading,
+    "leading+1": leading_from_one,
+    "linspace": linspace,
+    "trailing": trailing,
+}
 GRIDS: dict[str, Rule] = {
     "uniform": uniform,
     "quadratic": quadratic,

@@ -1,0 +1,170 @@
+"""Conditions on the command line: --label, and --condition NAME=VALUE for conditions of any kind."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor
+
+from undiffuse.conditioning import Condition, Embeddings, EncodedImage, Image, Label, Labels, Mask, Tokens, Vector
+from undiffuse.data import folder
+from undiffuse.errors import InputError, unknown
+from undiffuse.pipeline import Pipeline
+
+LabelOption = Annotated[str | None, typer.Option("--label", help="Classes: 3, 0-9, 1,5,7 or names; spread evenly.")]
+ConditionOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--condition",
+        "-c",
+        metavar="NAME=VALUE",
+        help="A condition by name: classes, numbers (0.5,1), tokens (3,17), labels (red+big), or a file (picture, "
+        "folder of pictures, .npy, .npz).",
+    ),
+]
+
+
+def given_conditions(model: Pipeline, label: str | None, conditions: Sequence[str] | None, n: int) -> dict[str, Any]:
+    """What the options say, for n samples, as `Pipeline.sample` takes it. Raises: InputError."""
+    texts: dict[str, str] = {}
+    for option in conditions or []:
+        name, equals, text = option.partition("=")
+        if not equals or not text:
+            raise InputError(f"--condition has the form NAME=VALUE, not {option!r}")
+        if name not in model.parts:
+            raise unknown("condition", name, model.parts)
+        if name in texts:
+            raise InputError(f"--condition {name} is given twice")
+        texts[name] = text
+    if label is not None:
+        if model.label is None:
+            raise InputError("this model has no classes: leave --label out")
+        if model.label in texts:
+            raise InputError(f"--label and --condition {model.label} say the same: give one of them")
+        texts[model.label] = label
+    given = {name: parse(name, model.parts[name], text, n) for name, text in texts.items()}
+    model.read(n, given)
+    return given
+
+
+def parse(name: str, part: Condition, text: str, n: int) -> Any:
+    """The value of one condition from its text. Raises: InputError."""
+    for kind, reader in _READERS.items():
+        if isinstance(part, kind):
+            return reader(name, part, text, n)
+    raise InputError(f"the condition {name!r} cannot be given on the command line")
+
+
+def parse_labels(text: str, classes: Sequence[str]) -> list[int]:
+    """Labels from `3`, `0-9`, `1,5,7` or class names. Raises: InputError for what the model does not know."""
+    labels: list[int] = []
+    for part in text.split(","):
+        part = part.strip()
+        if part in classes:
+            labels.append(list(classes).index(part))
+        elif span := re.fullmatch(r"(\d+)-(\d+)", part):
+            first, last = int(span[1]), int(span[2])
+            if first > last:
+                raise InputError(f"labels {part} fall: write {last}-{first}")
+            labels += range(first, last + 1)
+        elif part.isdigit():
+            labels.append(int(part))
+        else:
+            raise unknown("class", part, classes)
+    for label in labels:
+        if label >= len(classes):
+            raise InputError(f"label {label} is out of range: the model knows 0 to {len(classes) - 1}")
+    return labels
+
+
+def spread(labels: list[int], n: int) -> np.ndarray:
+    """n labels, each of `labels` as often as the others, in blocks: int64 (n,)."""
+    return np.asarray(labels, np.int64)[np.arange(n) * len(labels) // n]
+
+
+def _label(name: str, part: Label, text: str, n: int) -> np.ndarray:
+    return spread(parse_labels(text, part.classes), n)
+
+
+def _labels(name: str, part: Labels, text: str, n: int) -> list[str]:
+    return [] if text == "none" else [label.strip() for label in text.split("+")]
+
+
+def _vector(name: str, part: Vector, text: str, n: int) -> Any:
+    if text.endswith((".npy", ".npz")):
+        return _array(text, name)
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"the condition {name} takes numbers with commas between them, not {text!r}") from error
+
+
+def _tokens(name: str, part: Tokens, text: str, n: int) -> Any:
+    if text.endswith((".npy", ".npz")):
+        return _array(text, name)
+    if not re.fullmatch(r"\s*\d+(\s*,\s*\d+)*\s*", text):
+        raise InputError(f"the condition {name} takes token numbers with commas between them, not {text!r}")
+    return [int(number) for number in text.split(",")]
+
+
+def _embeddings(name: str, part: Embeddings, text: str, n: int) -> Any:
+    if not text.endswith((".npy", ".npz")):
+        raise InputError(f"the condition {name} takes an .npy or .npz of vectors (B, L, {part.size}), not {text!r}")
+    return _array(text, name)
+
+
+def _pictures(name: str, part: Image | EncodedImage, text: str, n: int) -> Any:
+    if text.endswith((".npy", ".npz")):
+        return _array(text, name)
+    return _stacked([folder.read_picture(file, part.channels) for file in _files(text)])
+
+
+def _mask(name: str, part: Mask, text: str, n: int) -> Any:
+    if text.endswith((".npy", ".npz")):
+        return _array(text, name)
+    return _stacked([folder.read_mask(file) for file in _files(text)])
+
+
+def _files(text: str) -> list[Path]:
+    path = Path(text).expanduser()
+    return folder.find(path) if path.is_dir() else [path]
+
+
+def _stacked(pictures: list[Tensor]) -> Tensor:
+    sizes = {tuple(picture.shape) for picture in pictures}
+    if len(sizes) > 1:
+        raise InputError(f"pictures of a condition must be of one size, not {' and '.join(map(str, sorted(sizes)))}")
+    return torch.stack(pictures)
+
+
+def _array(text: str, name: str) -> np.ndarray:
+    """The array of an .npy file, or the one called NAME, NAMEs or images of an .npz file."""
+    path = Path(text).expanduser()
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            for key in (name, f"{name}s", "images"):
+                if key in loaded.files:
+                    return np.asarray(loaded[key])
+            found = ", ".join(loaded.files)
+    except Exception as error:  # numpy, zipfile and zlib raise a dozen kinds on damaged bytes
+        raise InputError(f"cannot read {path} for the condition {name}: {str(error).splitlines()[0]}") from error
+    raise InputError(f"{path} has no array {name!r}, {name + 's'!r} or 'images': it holds {found or 'nothing'}")
+
+
+_READERS: Mapping[type[Condition], Callable[..., Any]] = {
+    Label: _label,
+    Labels: _labels,
+    Vector: _vector,
+    Image: _pictures,
+    EncodedImage: _pictures,
+    Mask: _mask,
+    Tokens: _tokens,
+    Embeddings: _embeddings,
+}

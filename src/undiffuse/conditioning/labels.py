@@ -1,0 +1,59 @@
+"""Several labels at once (attributes, tags): the sum of a learned vector for each that holds."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from undiffuse.conditioning.conditioner import Condition
+from undiffuse.conditioning.label import check_range, class_names, class_numbers
+from undiffuse.errors import InputError
+
+
+class Labels(Condition):
+    """Sets of labels as vectors (B, width), added to the embedding of the noise level.
+
+    classes: their names, or how many; null: whether one more vector stands for an unknown set (the empty set is none).
+    """
+
+    feeds = "vector"
+
+    def __init__(self, classes: Sequence[str] | int, width: int, null: bool = True) -> None:
+        super().__init__()
+        self.classes, self.has_null = class_names(classes), null
+        self.embedding = nn.Embedding(len(self.classes) + null, width)  # the last row is the null
+
+    @classmethod
+    def facts(cls, values: Tensor, classes: Sequence[str]) -> dict[str, Any]:
+        return {"classes": list(classes)}
+
+    def read(self, raw: object) -> UInt8[Tensor, "batch classes"]:
+        """raw: a list of names or numbers, or a list of such lists; or a tensor or array (classes,) or (B, classes) of
+        0 and 1.
+        """
+        if isinstance(raw, Sequence) and not isinstance(raw, str):
+            sets = raw if raw and all(isinstance(one, Sequence) and not isinstance(one, str) for one in raw) else [raw]
+            holds = torch.zeros(len(sets), len(self.classes), dtype=torch.uint8)
+            for row, one in zip(holds, sets, strict=True):
+                numbers = torch.tensor(class_numbers(one, self.classes), dtype=torch.int64)
+                check_range(numbers, len(self.classes))
+                row[numbers] = 1
+            return holds
+        if isinstance(raw, str):
+            raise InputError(f"several labels are a list, such as [{raw!r}], not a text")
+        holds = torch.as_tensor(raw)
+        holds = holds[None] if holds.ndim == 1 else holds
+        if holds.ndim != 2 or holds.shape[1] != len(self.classes):
+            raise InputError(f"labels must have shape (B, {len(self.classes)}), not {tuple(holds.shape)}")
+        if holds.device.type == "cpu" and not bool(((holds == 0) | (holds == 1)).all()):
+            raise InputError("several labels are given as 0 and 1, one for each class; other numbers were found")
+        return holds.to(torch.uint8)
+
+    def forward(self, values: UInt8[Tensor, "batch classes"]) -> Float[Tensor, "batch width"]:
+        weight = self.embedding.weight[: len(self.classes)]
+        return values.to(weight.dtype) @ weight
+
+    def null(self) -> Float[Tensor, "1 width"]:
+        return self.embedding.weight[len(self.classes) :]

@@ -1,0 +1,62 @@
+"""How well a model that is shown a smaller picture restores the larger one: PSNR of samples against the truth."""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from undiffuse import metrics
+from undiffuse.codecs import Pixels
+from undiffuse.conditioning import Image
+from undiffuse.conditioning.image import as_floats, enlarged
+from undiffuse.data import Split
+from undiffuse.experiment import balanced, centred
+from undiffuse.modalities import image
+from undiffuse.pipeline import Pipeline
+
+DRAWS = 8  # samples of one input whose mean comes near to the expected picture, which has the best PSNR there is
+MOST_AVERAGED = 200
+SHOWN = 10
+
+
+def restored(model: Pipeline) -> str | None:
+    """The name of the condition that is a smaller copy of the sample, where the model takes one."""
+    smaller = (name for name, part in model.parts.items() if isinstance(part, Image) and part.derived)
+    return next(smaller, None) if isinstance(model.codec, Pixels) else None
+
+
+def measure(
+    model: Pipeline, split: Split, condition: dict[str, Tensor], samples: Tensor
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Numbers and a picture for samples uint8 (N, C, H, W) drawn under `experiment.conditions_in_turn` for n = N.
+
+    The numbers are PSNRs in decibels: of one sample, of the mean of several, and of bicubic enlargement.
+    """
+    name = restored(model)
+    assert name is not None
+    part = model.parts[name]
+    assert isinstance(part, Image)
+    n = len(samples)
+    truth = centred(split.held_out, model.shape)[balanced(split.held_out, n)]
+    small = condition[name]
+    bicubic = Pixels().decode(enlarged(as_floats(small), part.factor))
+    averaged = min(n, MOST_AVERAGED)
+    few: dict[str, Any] = {key: values[:averaged] for key, values in condition.items()}
+    total = samples[:averaged].double()
+    for draw in range(1, DRAWS):
+        drawn = torch.from_numpy(model.sample(averaged, seed=draw << 32, **few))
+        total += drawn.reshape(averaged, *drawn.shape[1:3], -1).movedim(-1, 1)
+    mean = (total / DRAWS).round().to(torch.uint8)
+    numbers = {
+        "condition": name,
+        "factor": part.factor,
+        "sample": metrics.mean_psnr(samples, truth),
+        f"mean_of_{DRAWS}": metrics.mean_psnr(mean, truth[:averaged]),
+        "bicubic": metrics.mean_psnr(bicubic, truth),
+        f"bicubic_of_the_first_{averaged}": metrics.mean_psnr(bicubic[:averaged], truth[:averaged]),
+    }
+    repeated = F.interpolate(small.float(), scale_factor=float(part.factor), mode="nearest").to(torch.uint8)
+    rows = [pictures[:SHOWN] for pictures in (repeated, bicubic, samples, mean, truth)]
+    return numbers, image.grid(image.to_array(torch.cat(rows)), columns=min(n, SHOWN), padding=2)
