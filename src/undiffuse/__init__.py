@@ -8,8 +8,9 @@ Six nouns: Schedule, Prediction, Denoiser, Guidance, Sampler, Objective. See doc
 from undiffuse import exact, guidance, networks, noise, objective, prediction, samplers, schedule
 from undiffuse.denoiser import Denoiser, Estimate
 from undiffuse.errors import InputError
+from undiffuse.formats import load
 from undiffuse.objective import Objective
-from undiffuse.pipeline import Pipeline, load
+from undiffuse.pipeline import Pipeline
 
 __version__ = "0.1.0"
 

@@ -127,8 +127,8 @@ def to_html(evaluation: Evaluation) -> str:
             "Restoring smaller pictures",
             _image(pictures["reconstruction"], "inputs, bicubic, samples, means of samples and the truth"),
             note(
-                f"Rows: the input ({found['factor']} times smaller each way), bicubic enlargement, one sample, the mean "
-                "of 8 samples, the truth. Held-out pictures; not chosen."
+                f"Rows: the input, {found['factor']} times smaller; bicubic enlargement; one sample; the mean "
+                "of 8 samples; the truth. Held-out pictures; not chosen."
             ),
             _table(
                 [

@@ -19,10 +19,10 @@ def randomised(network, seed=0):
     """Every weight is random, those too that are zero or one at the start."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in network.parameters():
-            scale = 0.2 if parameter.ndim < 2 else parameter[0].numel() ** -0.5
-            base = parameter if parameter.ndim < 2 else 0 * parameter
-            parameter.copy_(base + scale * torch.randn(parameter.shape, generator=generator))
+        for name, parameter in network.named_parameters():
+            flat, scale_of_norm = parameter.ndim < 2, parameter.ndim < 2 and name.endswith("weight")
+            scale = 0.2 if flat else parameter[0].numel() ** -0.5
+            parameter.copy_(scale_of_norm + scale * torch.randn(parameter.shape, generator=generator))
     return network.eval()
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from undiffuse import evaluation, report
+from undiffuse.data.dataset import turns
 from undiffuse.errors import InputError
 
 
@@ -59,6 +60,6 @@ def test_one_sample_is_too_few(run: Path) -> None:
 def test_real_images_are_drawn_with_classes_in_turn() -> None:
     """Each draw of real images has every class equally often, as the samples it is compared with."""
     labels = torch.tensor([0, 0, 0, 0, 1, 2, 1, 2, 1, 2, 1, 2])
-    order = torch.argsort(evaluation._turn(labels), stable=True)
+    order = torch.argsort(turns(labels), stable=True)
     for draw in labels[order].split(3):
         assert sorted(draw.tolist()) == [0, 1, 2]

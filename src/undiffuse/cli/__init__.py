@@ -6,6 +6,7 @@ import typer
 
 # in the order of --help
 from undiffuse.cli import train, sample, interpolate, evaluate, compare, demo, grid, plot, info, samplers  # noqa: F401  # isort: skip
+from undiffuse.cli import networks, checkpoints  # noqa: F401  # isort: skip
 from undiffuse.cli.common import app
 from undiffuse.errors import InputError
 

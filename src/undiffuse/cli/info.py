@@ -41,28 +41,38 @@ def info(
             "guidances": list(guidance.GUIDANCES),
         }
     else:
-        from undiffuse.experiment import parameters
-        from undiffuse.training import read_metrics
-
-        spec = pipeline.read_spec(run)
-        model, log = undiffuse.load(run), read_metrics(run)
-        facts = {
-            "run": str(run),
-            "recipe": spec["name"],
-            "shape": list(model.shape),
-            "classes": list(model.classes),
-            "parameters": parameters(model.denoiser),
-            "schedule": repr(model.denoiser.schedule),
-            "prediction": repr(model.denoiser.prediction),
-            "range": [model.denoiser.t_min, model.denoiser.t_max],
-            "sampling": model.sampling,
-            "steps": max((line["step"] for line in log), default=0),
-            "seconds": max((line.get("seconds", 0.0) for line in log), default=0.0),
-            "precision": spec["resolved"]["precision"],
-            "undiffuse": spec["resolved"]["undiffuse"],
-        }
+        facts = _of_model(run)
     if as_json:
         typer.echo(json.dumps(facts))
         return
     for key, value in facts.items():
         typer.echo(f"{key:>12}  {', '.join(map(str, value)) if isinstance(value, list) else value}")
+
+
+def _of_model(path: Path) -> dict[str, Any]:
+    """What a run folder, or a checkpoint of another library, is."""
+    from undiffuse.experiment import parameters
+    from undiffuse.training import read_metrics
+
+    model = undiffuse.load(path)
+    facts = {
+        "run": str(path),
+        "recipe": model.name,
+        "shape": list(model.shape),
+        "conditions": [f"{name} ({type(part).__name__})" for name, part in model.parts.items()],
+        "classes": list(model.classes),
+        "parameters": parameters(model.denoiser),
+        "schedule": repr(model.denoiser.schedule),
+        "prediction": repr(model.denoiser.prediction),
+        "range": [model.denoiser.t_min, model.denoiser.t_max],
+        "sampling": model.sampling,
+    }
+    if not (path / "recipe.yaml").is_file():
+        return facts
+    resolved, log = pipeline.read_spec(path)["resolved"], read_metrics(path)
+    return facts | {
+        "steps": max((line["step"] for line in log), default=0),
+        "seconds": max((line.get("seconds", 0.0) for line in log), default=0.0),
+        "precision": resolved["precision"],
+        "undiffuse": resolved["undiffuse"],
+    }

@@ -61,10 +61,12 @@ def load(
     files = find(root) if table is None else table.files
     for name, arguments in asked.items():
         if arguments["name"] != "label" and (table is None or name not in table.columns):
-            there = "no table" if table is None else f"the columns {', '.join(table.columns) or 'file_name alone'}"
+            names = (
+                "there is no table" if table is None else f"the columns are {', '.join(table.columns) or 'file_name'}"
+            )
             raise InputError(
                 f"the condition {name!r} needs a column {name!r} in {root / metadata.NAMES[0]} or {metadata.NAMES[1]}, "
-                f"but there is {there}"
+                f"but {names}"
             )
     stored = size if crop == "center" else (_with_margin(size[0]), _with_margin(size[1]))
     samples, kept = _read_all(files, stored, channels, skip_corrupt)

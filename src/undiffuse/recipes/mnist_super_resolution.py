@@ -1,6 +1,9 @@
 """MNIST from 14x14 to 28x28: the smaller picture is the condition, made from the sample itself.
 
 undiffuse train mnist-super-resolution data.path=mnist.npz
+
+Measured after 3,908 steps, ten minutes on two CPU cores: PSNR 27.66 dB for one sample and 30.12 dB for the mean of 8,
+against 20.45 dB for bicubic enlargement (docs/results.md).
 """
 
 from undiffuse.config import Data, Image, Named, ObjectiveSection, Recipe, Sampling, Training

@@ -23,11 +23,9 @@ from undiffuse.files import atomic_folder, write_text
 from undiffuse.formats.diffusers import dit, scheduler, unet
 from undiffuse.formats.diffusers.exporting import export, write
 from undiffuse.formats.diffusers.folder import REST, Opened, is_folder, open_folder, read_weights
-from undiffuse.formats.diffusers.renaming import State, to_ours
+from undiffuse.formats.diffusers.renaming import State, on_paper, to_ours
 from undiffuse.formats.diffusers.time_embedding import flipped
 from undiffuse.formats.diffusers.unet import Model
-from undiffuse.networks import NETWORKS
-from undiffuse.registry import build
 
 __all__ = ["Imported", "export", "import_folder", "is_folder", "load", "read", "write"]
 
@@ -159,10 +157,7 @@ def _conditions(model: Model, opened: Opened, null_label: int | None) -> tuple[F
 
 def _weights(opened: Opened, model: Model, is_dit: bool, condition: Facts, null_label: int | None) -> State:
     """The denoiser's weights."""
-    arguments = {name: value for name, value in model.network.items() if name != "name"}
-    with torch.device("meta"):
-        network = build("network", NETWORKS, model.network["name"], arguments)
-    own: dict[str, Tensor] = network.state_dict()
+    own: dict[str, Tensor] = on_paper(model.network).state_dict()
     source, theirs = str(opened.network), read_weights(opened.network)
     if is_dit:
         theirs = dit.without_copies(theirs, source)

@@ -14,7 +14,7 @@ from undiffuse.errors import InputError
 from undiffuse.files import atomic_folder, write_text
 from undiffuse.formats.diffusers import dit, scheduler, unet
 from undiffuse.formats.diffusers.folder import ABOUT, CONFIG, INDEX, REST, SCHEDULER, WEIGHTS, is_folder
-from undiffuse.formats.diffusers.renaming import State, to_theirs
+from undiffuse.formats.diffusers.renaming import State, on_paper, to_theirs
 from undiffuse.formats.diffusers.time_embedding import told_one_less
 from undiffuse.networks import NETWORKS
 from undiffuse.samplers import GRIDS
@@ -51,6 +51,7 @@ def write(
         raise InputError(f"diffusers has no equal of {', '.join(refused)}")
     network = _whole(spec, conditions)
     label = next((name for name, section in conditions.items() if section["name"] == "label"), None)
+    _check_weights(network, label, state)
     table = None if label is None else state[f"conditioner.parts.{label}.embedding.weight"]
     module = dit if network["name"] == "dit" else unet
     config = module.config(network, size, None if table is None else len(table))
@@ -114,10 +115,19 @@ def _refused(spec: Mapping[str, Any], conditions: Mapping[str, Mapping[str, Any]
     return found + dit.refused(network, spec["resolved"]["shape"][1:])
 
 
+def _check_weights(network: Mapping[str, Any], label: str | None, state: Mapping[str, Tensor]) -> None:
+    wanted = {f"network.{name}" for name in on_paper(network).state_dict()}
+    wanted |= set() if label is None else {f"conditioner.parts.{label}.embedding.weight"}
+    differing = wanted ^ {name for name in state if name in wanted or name.startswith("network.")}
+    if differing:
+        name = min(differing)
+        raise InputError(f"the weights do not fit the recipe: they have {'no' if name in wanted else 'also'} {name}")
+
+
 def _theirs(spec: Mapping[str, Any], network: Mapping[str, Any], state: Mapping[str, Tensor], table: Any) -> State:
     """The weights under their names."""
     ours = {name.removeprefix("network."): v for name, v in state.items() if name.startswith("network.")}
-    if spec["prediction"].get("label") != "step":
+    if scheduler.label_of(spec) == "time":
         ours["embed.0.weight"] = told_one_less(ours["embed.0.weight"], network["frequency_shift"])
     module = dit if network["name"] == "dit" else unet
     theirs = to_theirs(ours, module.names(network))

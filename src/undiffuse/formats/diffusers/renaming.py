@@ -1,14 +1,24 @@
 """Weights under their names and under ours."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from undiffuse.errors import InputError
+from undiffuse.networks import NETWORKS
+from undiffuse.registry import build
 
 Names = Callable[[str], list[str]]  # our name of a weight -> theirs; several lie one after another along axis 0 in ours
 State = dict[str, Tensor]
+
+
+def on_paper(network: Mapping[str, Any]) -> nn.Module:
+    """The network of a recipe's section, without memory for its weights. Raises: InputError."""
+    arguments = {name: value for name, value in network.items() if name != "name"}
+    with torch.device("meta"):
+        return build("network", NETWORKS, network["name"], arguments)
 
 
 def to_ours(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor], names: Names, source: str) -> State:

@@ -62,13 +62,16 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     | {"invert_sigmas": False, "shift_terminal": None, "stochastic_sampling": False}
     | {"base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256, "max_image_seq_len": 4096},
 }  # fmt: skip
-KNOWN = {name for options in DEFAULTS.values() for name in options}
+# the last two were dropped in 2022, and never said anything of the model
+KNOWN = {name for options in DEFAULTS.values() for name in options} | {"tensor_format", "timestep_values"}
 # those that space their levels as our grids of the same names do; of the rest the second take all but the last of
 # steps + 1 levels, and the others leave levels of "linspace" between two of the table
 EXACT_LINSPACE = ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler")
 ONE_MORE = (
     "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "DEISMultistepScheduler", "UniPCMultistepScheduler",
 )  # fmt: skip
+# those that extrapolate into the last level, or stop before clean data; ours take x_0 as it stands there, always
+OTHER_ENDS = ("PNDMScheduler", "LMSDiscreteScheduler", "DEISMultistepScheduler")
 
 PREDICTIONS = {"epsilon": "noise", "sample": "x0", "v_prediction": "v"}
 CHOOSING = (
@@ -110,6 +113,8 @@ def read(config: Mapping[str, Any]) -> Scheduler:
     if kind not in DEFAULTS:
         raise unknown("scheduler", kind, DEFAULTS)
     ignored = KNOWN - DEFAULTS[kind].keys()
+    if config.get("predict_epsilon") is True:  # as prediction_type="epsilon" was said in 2022
+        ignored.add("predict_epsilon")
     options = Options(kind, {name: v for name, v in config.items() if name not in ignored}, DEFAULTS[kind])
     for name in BESIDE:
         if name in options.defaults:
@@ -124,6 +129,8 @@ def read(config: Mapping[str, Any]) -> Scheduler:
     for name, (neutral, what) in NOTED.items():
         if name in options.defaults and options.take(name) != neutral:
             notes.append(f"{name}={options.take(name)!r} of {kind} is left out: {what}.")
+    if kind in OTHER_ENDS:
+        notes.append(f"the last step is first order and goes to clean data; that of {kind} is not, or does not.")
     learned = "variance_type" in options.defaults and options.take("variance_type") in LEARNED
     options.check()
     count = steps if sampler.startswith("ddpm") else 4 if sampler == "consistency" else 50
@@ -164,7 +171,7 @@ def _table(options: Options) -> dict[str, Any]:
 
 
 def _from_betas(betas: torch.Tensor) -> dict[str, Any]:
-    return {"name": "table", "alpha_bar": list(schedules.Table.from_betas(betas).alpha_bar)}
+    return {"name": "table", "alpha_bar": schedules.Table.from_betas(betas).alpha_bar}
 
 
 def _prediction(options: Options) -> str:
@@ -236,17 +243,22 @@ def refused(spec: Mapping[str, Any]) -> list[str]:
         found.append(f"schedule.name={spec['schedule']['name']!r} (not variance preserving)")
     if prediction["name"] not in PREDICTIONS.values():
         found.append(f"prediction.name={prediction['name']!r}")
-    if prediction.get("label", "time") not in ("time", "step"):
+    if label_of(spec) not in ("time", "step"):
         found.append(f"prediction.label={prediction['label']!r}")
     if spec["range"]["t_max"] != 1:
         found.append(f"range.t_max={spec['range']['t_max']}")
     return found
 
 
+def label_of(spec: Mapping[str, Any]) -> str:
+    """How the network is told its noise level."""
+    return spec["prediction"].get("label") or "time"
+
+
 def config(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The scheduler_config.json, a DDIMScheduler, of a recipe that `refused` has nothing against."""
     given, schedule = spec["schedule"], _named(spec["schedule"])
-    steps = schedule.length if spec["prediction"].get("label") == "step" else 1000
+    steps = schedule.length if label_of(spec) == "step" else 1000
     assert steps is not None
     found = {
         "_class_name": "DDIMScheduler",

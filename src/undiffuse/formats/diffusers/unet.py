@@ -7,11 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
-
 from undiffuse.formats.diffusers.options import Options
-from undiffuse.formats.diffusers.renaming import Names
-from undiffuse.networks.unet import GroupNorm, UNet
+from undiffuse.formats.diffusers.renaming import Names, on_paper
+from undiffuse.networks.unet import GroupNorm
 
 # what their classes do where config.json says nothing
 _BOTH: dict[str, Any] = {
@@ -282,12 +280,6 @@ def refused(network: Mapping[str, Any]) -> list[str]:
     if len(groups) > 1:
         found.append(f"network.groups={network['groups']} ({', '.join(map(str, sorted(groups)))} in different norms)")
     return found
-
-
-def on_paper(network: Mapping[str, Any]) -> UNet:
-    """The U-Net of these arguments, without memory for its weights."""
-    with torch.device("meta"):
-        return UNet(**{name: value for name, value in network.items() if name != "name"})
 
 
 def _attention(network: Mapping[str, Any]) -> tuple[list[bool], list[int], list[int]]:

@@ -1,0 +1,128 @@
+"""A table beside a folder's pictures: which pictures, and which conditions."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from undiffuse.data import folder, metadata
+from undiffuse.errors import InputError
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Six grey pictures of values 0, 10, ..., and smaller ones of the same value plus 5 in another folder."""
+    for i in range(6):
+        for name, value, side in (("large", 10 * i, 8), ("small", 10 * i + 5, 4)):
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.new("L", (side, side), value).save(tmp_path / name / f"{i}.png")
+        mask = Image.new("P", (8, 8), i % 3)
+        mask.putpalette([9, 9, 9, 200, 0, 0, 0, 0, 200])
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        mask.save(tmp_path / "masks" / f"{i}.png")
+    return tmp_path
+
+
+def jsonl(root, rows):
+    (root / "metadata.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + "\n\n")
+
+
+def everything(parts):
+    names = parts.train.conditions
+    conditions = {name: torch.cat([parts.train.conditions[name], parts.held_out.conditions[name]]) for name in names}
+    return torch.cat([parts.train.samples, parts.held_out.samples])[:, 0, 0, 0], conditions
+
+
+def test_conditions_of_every_kind_from_json_lines(pictures):
+    jsonl(
+        pictures,
+        [
+            {
+                "file_name": f"large/{i}.png", "digit": i % 2, "tags": ["even"] if i % 2 == 0 else [], "size": i / 2,
+                "low": f"small/{i}.png", "map": f"masks/{i}.png", "words": list(range(i)) or [9],
+            }
+            for i in range(6)
+        ],
+    )  # fmt: skip
+    kinds = {
+        "digit": "label", "tags": "labels", "size": "vector", "low": {"name": "image", "factor": 2}, "map": "mask",
+        "words": "tokens",
+    }  # fmt: skip
+    parts = folder.load(pictures, (8, 8), 1, conditions=kinds, held_out=0.3)
+    values, conditions = everything(parts)
+    i = values.long() // 10
+    assert sorted(i.tolist()) == list(range(6))
+    assert torch.equal(conditions["digit"], i % 2) and torch.equal(
+        conditions["tags"][:, 0], (1 - i % 2).to(torch.uint8)
+    )
+    assert torch.equal(conditions["size"][:, 0], i / 2) and torch.equal(conditions["map"][:, 0, 0], i % 3)
+    assert conditions["low"].shape == (6, 1, 4, 4) and torch.equal(conditions["low"][:, 0, 0, 0].long(), 10 * i + 5)
+    assert torch.equal((conditions["words"] >= 0).sum(1), i.clamp(min=1)) and conditions["words"].shape == (6, 5)
+    assert parts.train.classes == {"digit": ("0", "1"), "tags": ("even",)}
+
+
+def test_a_csv_names_pictures_in_its_order_and_a_label_may_still_be_the_folder(pictures):
+    (pictures / "metadata.csv").write_text(
+        "file_name,thickness,note\nlarge/3.png,1 2,a\nsmall/3.png,3 4,b\nlarge/1.png,5 6,c\n"
+    )
+    parts = folder.load(pictures, (8, 8), 1, conditions={"label": "label", "thickness": "vector"}, held_out=0.3)
+    values, conditions = everything(parts)
+    assert sorted(values.tolist()) == [10, 30, 35]  # and no others
+    for value, label, thickness in zip(values, conditions["label"], conditions["thickness"], strict=True):
+        assert thickness.tolist() == {30: [1, 2], 35: [3, 4], 10: [5, 6]}[int(value)] and label == (value % 10 == 5)
+
+
+def test_a_row_whose_condition_cannot_be_read_is_left_out_on_request(pictures):
+    jsonl(pictures, [{"file_name": f"large/{i}.png", "low": f"small/{i}.png"} for i in range(6)])
+    (pictures / "small" / "2.png").write_bytes(b"")
+    kinds = {"low": {"name": "image", "factor": 2}}
+    with pytest.raises(InputError, match=r"small/2\.png \(it is empty"):
+        folder.load(pictures, (8, 8), 1, conditions=kinds)
+    parts = folder.load(pictures, (8, 8), 1, conditions=kinds, skip_corrupt=True)
+    values, conditions = everything(parts)
+    assert sorted(values.tolist()) == [0, 10, 30, 40, 50]
+    assert torch.equal(conditions["low"][:, 0, 0, 0], values + 5)
+    assert [name.rsplit("/", 1)[-1] for name in parts.train.skipped] == ["2.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("metadata.csv", "", "has no rows"),
+        ("metadata.csv", "picture,digit\na.png,1\n", "no column 'file_name', .* its columns are picture, digit"),
+        ("metadata.csv", "file_name,digit\nlarge/1.png\n", "row 1 has not as many values"),
+        ("metadata.csv", "file_name,digit\nlarge/1.png,1,2\n", "row 1 has not as many values"),
+        ("metadata.csv", "file_name\nlarge/9.png\n", "row 1 names the picture 'large/9.png', which does not exist"),
+        ("metadata.csv", "file_name\nlarge/1.png\nlarge/1.png\n", "row 2 names .* a second time"),
+        ("metadata.jsonl", "{}\n", "no column 'file_name'"),
+        ("metadata.jsonl", '{"file_name": ', "line 1 is not JSON"),
+        ("metadata.jsonl", "[1]", "line 1 holds no object"),
+        ("metadata.jsonl", '{"file_name": null}', "row 1 names the picture None"),
+    ],
+)
+def test_tables_that_are_none_are_refused(pictures, name, text, message):
+    (pictures / name).write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        folder.load(pictures, (8, 8), 1)
+    assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_other_refusals(pictures):
+    jsonl(pictures, [{"file_name": "large/1.png", "low": "small/9.png"}, {"file_name": "large/2.png", "low": "x"}])
+    with pytest.raises(InputError, match=r"needs a column 'high' in .* but the columns are low"):
+        folder.load(pictures, (8, 8), 1, conditions={"high": "vector"})
+    with pytest.raises(InputError, match=r"low of row 1 names the picture .*small/9\.png, which does not exist"):
+        folder.load(pictures, (8, 8), 1, conditions={"low": "image"})
+    with pytest.raises(InputError, match="3 times smaller than samples of 8x8"):
+        folder.load(pictures, (8, 8), 1, conditions={"low": {"name": "image", "factor": 3}})
+    (pictures / "metadata.csv").write_text("file_name\n")
+    with pytest.raises(InputError, match="holds both"):
+        metadata.read(pictures)
+
+
+def test_masks_are_read_alone_too(pictures):
+    assert folder.read_mask(pictures / "masks" / "2.png").unique().tolist() == [2]
+    Image.fromarray(np.array([[0, 255], [255, 0]], np.uint8)).save(pictures / "bw.png")
+    assert folder.read_mask(pictures / "bw.png").tolist() == [[0, 1], [1, 0]]
