@@ -195,8 +195,8 @@ class Experiment:
     Everything that can be wrong with the recipe, the data or the folder is found here, before any work.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path, device: torch.device | None = None) -> None:
-        self.recipe, self.folder = recipe, folder
+    def __init__(self, recipe: Recipe, folder: str | Path, device: torch.device | None = None) -> None:
+        self.recipe, self.folder = recipe, Path(folder)
         self.device = device or default_device()
         self.split = load_data(recipe)
         spec = whole(recipe, self.split, self.device)
@@ -221,11 +221,11 @@ class Experiment:
             drop_each=section.drop_each,
             offset=section.offset,
         ).to(self.device)
-        self.spec = open_folder(folder, spec)
+        self.spec = open_folder(self.folder, spec)
         denoiser = self.pipeline.denoiser
         self.state = TrainState(denoiser, objective, training.learning_rate, training.weight_decay)
         names = Plan.__dataclass_fields__
-        self.run = Run(folder, self.state, Plan(**{k: v for k, v in training.model_dump().items() if k in names}))
+        self.run = Run(self.folder, self.state, Plan(**{k: v for k, v in training.model_dump().items() if k in names}))
         self.resumed = self.run.resume()
 
     @property

@@ -132,7 +132,7 @@ class Pipeline:
     def check_guidance(self, guidance: float | None = None) -> None:
         """Raises: InputError for guidance of a conditional model without a null to contrast the condition with."""
         scale = self.scale(guidance, bool(self.parts))
-        if scale != 1.0 and not any(part.has_null for part in self.parts.values()):
+        if scale != 1.0 and not any(part.optional for part in self.parts.values()):
             raise InputError(
                 f"guidance={scale} contrasts a condition with its null, but this model has no null: use guidance=1"
             )

@@ -205,6 +205,7 @@ class Table(Discrete):
         return cls(tuple(torch.cumprod(1 - host(torch.as_tensor(betas, dtype=torch.float64)), 0).tolist()))
 
     def _check_arguments(self) -> None:
+        object.__setattr__(self, "alpha_bar", tuple(self.alpha_bar))  # YAML gives a list, which is no key of anything
         _check(len(self.alpha_bar) >= 2, "a table needs at least 2 noise levels", len(self.alpha_bar))
         previous = 1.0
         for step, value in enumerate(self.alpha_bar, start=1):

@@ -25,14 +25,14 @@ from undiffuse.schedule import Cosine
 
 draw = torch.Generator().manual_seed(0)
 MADE = {
-    "label": lambda **null: Label(5, 8, **null),
-    "labels": lambda **null: Labels(["a", "b", "c"], 8, **null),
-    "vector": lambda **null: Vector(3, 8, **null),
-    "image": lambda **null: Image(2, factor=2, **null),
-    "encoded-image": lambda **null: EncodedImage(1, 8, **null),
-    "mask": lambda **null: Mask(3, **null),
-    "tokens": lambda **null: Tokens(9, length=4, context=6, **null),
-    "embeddings": lambda **null: Embeddings(6, **null),
+    "label": lambda **optional: Label(5, 8, **optional),
+    "labels": lambda **optional: Labels(["a", "b", "c"], 8, **optional),
+    "vector": lambda **optional: Vector(3, 8, **optional),
+    "image": lambda **optional: Image(2, factor=2, **optional),
+    "encoded-image": lambda **optional: EncodedImage(1, 8, **optional),
+    "mask": lambda **optional: Mask(3, **optional),
+    "tokens": lambda **optional: Tokens(9, length=4, context=6, **optional),
+    "embeddings": lambda **optional: Embeddings(6, **optional),
 }
 RAW = {
     "label": torch.tensor([0, 4, 2]),
@@ -91,7 +91,7 @@ def test_what_is_missing_or_dropped_gets_the_null(name):
 
 @every_kind
 def test_without_a_null_a_condition_must_be_given_and_is_not_dropped_together_with_others(name):
-    part = MADE[name](null=False)
+    part = MADE[name](optional=False)
     conditioner = Conditioner({name: part})
     for given, drop in (({}, None), ({name: RAW[name]}, {name: torch.ones(3) > 0})):
         with pytest.raises(InputError, match=f"{name!r} must be given for every sample: the model has no null"):

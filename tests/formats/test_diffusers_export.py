@@ -18,7 +18,7 @@ UNET = {"name": "unet", "width": 8, "multipliers": [1, 2], "blocks": 1, "groups"
 DIT = {"name": "dit", "width": 16, "depth": 2, "heads": 2, "frequency_shift": 1}
 LABEL = {"condition": {"label": {"name": "label"}}, "facts": {"label": {"classes": ["cat", "dog", "newt"]}}}
 TEXT = {"condition": {"text": {"name": "embeddings"}}, "facts": {"text": {"size": 6}}}
-PICTURE = {"condition": {"low": {"name": "image", "null": False}}, "facts": {"low": {"channels": 3}}}
+PICTURE = {"condition": {"low": {"name": "image", "optional": False}}, "facts": {"low": {"channels": 3}}}
 
 
 def recipe(network, condition=None, facts=None, shape=(3, 8, 8), **sections):
@@ -59,7 +59,7 @@ EXPORTED = {
     "text, transformers in the last level": recipe({**UNET, "attention": [False, True], "head_width": 8}, **TEXT),
     "a DiT": recipe(DIT, **LABEL),
     "a DiT of a label without null": recipe(
-        {**DIT, "patch": 4}, {"label": {"name": "label", "null": False}}, LABEL["facts"]),
+        {**DIT, "patch": 4}, {"label": {"name": "label", "optional": False}}, LABEL["facts"]),
 }  # fmt: skip
 
 
@@ -149,7 +149,7 @@ def test_nothing_is_lost_on_the_way_there_and_back(tmp_path, name):
             rtol=1e-4,
             atol=1e-4,
         )
-        if all(part.has_null for part in model.parts.values()):
+        if all(part.optional for part in model.parts.values()):
             nulls = [found(x, t, found.encode({})).v for found in (other, model.denoiser)]
             assert_close(nulls[0], nulls[1], rtol=1e-4, atol=1e-4)
 

@@ -60,7 +60,7 @@ CROSS_ALONE = [
 DITS = [
     ({name: value}, f"{name}=")
     for name, value in {
-        "attention_bias": False, "activation_fn": "gelu", "norm_type": "ada_norm_single", "norm_eps": 1e-4,
+        "attention_bias": False, "activation_fn": "gelu", "norm_type": "ada_norm_single",
         "norm_elementwise_affine": True, "num_embeds_ada_norm": None, "sample_size": [8, 8], "out_channels": 5,
         "cross_attention_dim": 8, "use_additional_conditions": True, "double_self_attention": True,
     }.items()

@@ -169,7 +169,8 @@ def test_options_that_a_class_does_not_have_are_ignored_there_and_here():
     stable = {
         "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "skip_prk_steps": True,
         "steps_offset": 1, "trained_betas": None, "clip_sample": False, "set_alpha_to_one": False,
-        "_diffusers_version": "0.6.0", "tensor_format": "pt", "predict_epsilon": True, "solver_order": 7, "use_flow_sigmas": True, "something_new": None,
+        "_diffusers_version": "0.6.0", "tensor_format": "pt", "predict_epsilon": True, "solver_order": 7,
+        "use_flow_sigmas": True, "something_new": None,
     }  # fmt: skip
     found = read("PNDM", **stable)
     assert found.sections["sampling"] == {
@@ -233,7 +234,6 @@ def test_minus_infinity_is_read_as_json_of_python_has_it(tmp_path, network):
     assert not diffusers.read(folder).notes
 
 
-@pytest.mark.xfail(reason="schedule.Table keeps a list as YAML gives it, and then cannot be a key of what is kept")
 def test_a_table_of_no_name_is_sampled_from_a_run_folder(tmp_path, network):
     folder = peers.save(tmp_path / "model", network, {**peers.LINEAR, "beta_schedule": "sigmoid"})
     diffusers.import_folder(folder, tmp_path / "run")

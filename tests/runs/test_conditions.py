@@ -149,7 +149,7 @@ def test_a_run_of_mixed_conditions_is_evaluated(mixed: Path, monkeypatch: pytest
 
 
 def test_super_resolution_is_shown_a_smaller_copy_of_the_sample(tmp_path: Path, data: Path, call, monkeypatch) -> None:
-    low = "condition={low: {name: image, of: sample, factor: 2, 'null': false}}"
+    low = "condition={low: {name: image, of: sample, factor: 2, optional: false}}"
     made = experiment(tmp_path / "run", data, low, "sampling.guidance=1", "objective.drop=0")
     for _ in made.train():
         pass
@@ -207,7 +207,7 @@ def test_a_table_beside_pictures_trains_and_names_are_classes(tmp_path: Path, ca
         (["condition={digit: {name: label, width: 3, size: 4}}"], "unknown argument .*'size'"),
         (["condition={round: image}"], "8x8 were asked for, but the condition is for samples of 4x4"),
         (["condition={words: tokens, vectors: embeddings}"], "of one width, not 5 and 256"),
-        (["condition={digit: {name: label, 'null': false}}"], "no null: use guidance=1"),
+        (["condition={digit: {name: label, optional: false}}"], "no null: use guidance=1"),
         (["condition=none", "network.learned_variance=true"], "needs an objective that trains it"),
         (["condition={low: {name: image, of: sample, factor: 3}}"], "8 pixels cannot be made 3 times smaller"),
         (["condition={digit: label}", "network=mlp"], "vectors|numbers|samples"),

@@ -1,13 +1,14 @@
 """The command-line program. Bad input ends in one line and exit code 2; numbers come as JSON with --json."""
 
 import sys
+import warnings
 
 import typer
 
 # in the order of --help
 from undiffuse.cli import train, sample, interpolate, evaluate, compare, demo, grid, plot, info, samplers  # noqa: F401  # isort: skip
 from undiffuse.cli import networks, checkpoints  # noqa: F401  # isort: skip
-from undiffuse.cli.common import app
+from undiffuse.cli.common import app, console
 from undiffuse.errors import InputError
 
 __all__ = ["app", "main"]
@@ -18,6 +19,7 @@ UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ i
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the program; exits with 0, or 2 and one line on standard error for bad input."""
+    warnings.showwarning = lambda message, *_, **__: console.print(f"note: {message}", soft_wrap=True)
     try:
         code = app(
             args=(sys.argv[1:] if arguments is None else arguments) or ["--help"],

@@ -49,7 +49,7 @@ def import_(
 @app.command()
 def export(
     run: RunFolder,
-    out: Annotated[Path, typer.Option(help="The folder to write; it must not exist, or be empty.")],
+    out: Annotated[Path | None, typer.Option(help="The folder to write; by default RUN/diffusers.")] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -57,6 +57,7 @@ def export(
 
     Example: undiffuse export runs/mine --out exported/mine
     """
+    out = out or run / "diffusers"
     notes = diffusers.export(run, out, overwrite=overwrite)
     if as_json:
         typer.echo(json.dumps({"run": str(run), "out": str(out), "notes": list(notes)}))

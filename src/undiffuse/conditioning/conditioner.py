@@ -18,7 +18,7 @@ class Condition(nn.Module, ABC):
     """One kind of condition: raw values -> a tensor for the network's keyword argument `feeds`, and its null.
 
     feeds: "vector" (B, width), added to the embedding of the noise level; "tokens" (B, L, width), attended to; "image"
-    (B, c, *space), laid beside x. has_null: whether there is a null, for conditions that are dropped or not given.
+    (B, c, *space), laid beside x. optional: whether there is a null, for conditions that are dropped or not given.
 
     A kind that feeds "vector" takes the network's `embedding_width` as `width`; one that feeds "image" or "tokens" says
     its own width in `channels` or `context`, which the network is made with.
@@ -26,7 +26,7 @@ class Condition(nn.Module, ABC):
 
     feeds: ClassVar[str]
     shares_space: ClassVar[bool] = False  # whether what is done to a sample's pixels must be done to these values too
-    has_null: bool = True
+    has_optional: bool = True
 
     @classmethod
     def facts(cls, values: Tensor, classes: Sequence[str]) -> dict[str, Any]:
@@ -99,14 +99,14 @@ class Conditioner(nn.Module):
         encoded: dict[str, list[Tensor]] = {}
         for name in self.parts:
             part = self.part(name)
-            dropped = drop.get(name) if isinstance(drop, Mapping) else drop if part.has_null else None
+            dropped = drop.get(name) if isinstance(drop, Mapping) else drop if part.optional else None
             encoded.setdefault(part.feeds, []).append(_encoded(name, part, condition.get(name), dropped))
         return {feeds: values[0] if len(values) == 1 else MERGES[feeds](values) for feeds, values in encoded.items()}
 
 
 def _encoded(name: str, part: Condition, raw: object, dropped: Tensor | None) -> Tensor:
     if raw is None or dropped is not None:
-        if not part.has_null:
+        if not part.optional:
             raise InputError(
                 f"the condition {name!r} must be given for every sample: the model has no null for it, so it cannot be "
                 "left out, dropped or guided with"

@@ -51,22 +51,22 @@ class Image(Condition):
 
     channels: of the pictures; factor: by which the sample is larger than the picture each way, bicubic (Keys 1981).
     of: "data", pictures that come with the data; or "sample", the sample itself made `factor` times smaller by
-    averaging, for super-resolution (Saharia et al. 2021). null: whether one learned colour stands for no picture.
+    averaging, for super-resolution (Saharia et al. 2021). optional: whether one learned colour stands for no picture.
     """
 
     feeds = "image"
     shares_space = True
 
     def __init__(
-        self, channels: int, factor: int = 1, of: Literal["data", "sample"] = "data", null: bool = True
+        self, channels: int, factor: int = 1, of: Literal["data", "sample"] = "data", optional: bool = True
     ) -> None:
         super().__init__()
         if of not in SOURCES:
             raise unknown("source of a picture condition", of, SOURCES)
         if factor < 1:
             raise InputError(f"the factor of a picture condition must be 1 or more, not {factor}")
-        self.channels, self.factor, self.of, self.has_null = channels, factor, of, null
-        self.absent = nn.Parameter(torch.zeros(1, channels, 1, 1)) if null else None
+        self.channels, self.factor, self.of, self.optional = channels, factor, of, optional
+        self.absent = nn.Parameter(torch.zeros(1, channels, 1, 1)) if optional else None
 
     @classmethod
     def facts(cls, values: Tensor, classes: Sequence[str]) -> dict[str, Any]:
@@ -101,19 +101,19 @@ def enlarged(x: Float[Tensor, "batch channels _ _"], factor: int) -> Float[Tenso
 class EncodedImage(Condition):
     """Pictures (B, C, h, w) of any size, through a small convolutional network to (B, width): what is shown, not where.
 
-    null: whether a learned vector stands for no picture.
+    optional: whether a learned vector stands for no picture.
     """
 
     feeds = "vector"
 
-    def __init__(self, channels: int, width: int, null: bool = True) -> None:
+    def __init__(self, channels: int, width: int, optional: bool = True) -> None:
         super().__init__()
-        self.channels, self.has_null = channels, null
+        self.channels, self.optional = channels, optional
         layers: list[nn.Module] = []
         for inside, outside in ((channels, 32), (32, 64), (64, 128)):
             layers += [nn.Conv2d(inside, outside, 3, stride=2, padding=1), nn.GroupNorm(8, outside), nn.SiLU()]
         self.convolutions, self.project = nn.Sequential(*layers), nn.Linear(128, width)
-        self.absent = nn.Parameter(torch.randn(1, width)) if null else None
+        self.absent = nn.Parameter(torch.randn(1, width)) if optional else None
 
     @classmethod
     def facts(cls, values: Tensor, classes: Sequence[str]) -> dict[str, Any]:

@@ -37,15 +37,15 @@ def check_range(labels: Int64[Tensor, "..."], classes: int) -> None:
 class Label(Condition):
     """Labels 0..classes-1 as vectors (B, width), added to the embedding of the noise level.
 
-    classes: their names, or how many; null: whether one more vector stands for no class.
+    classes: their names, or how many; optional: whether one more vector stands for no class.
     """
 
     feeds = "vector"
 
-    def __init__(self, classes: Sequence[str] | int, width: int, null: bool = True) -> None:
+    def __init__(self, classes: Sequence[str] | int, width: int, optional: bool = True) -> None:
         super().__init__()
-        self.classes, self.has_null = class_names(classes), null
-        self.embedding = nn.Embedding(len(self.classes) + null, width)  # the last row is the null
+        self.classes, self.optional = class_names(classes), optional
+        self.embedding = nn.Embedding(len(self.classes) + optional, width)  # the last row is the null
 
     @classmethod
     def facts(cls, values: Tensor, classes: Sequence[str]) -> dict[str, Any]:

@@ -15,15 +15,16 @@ from undiffuse.errors import InputError
 class Labels(Condition):
     """Sets of labels as vectors (B, width), added to the embedding of the noise level.
 
-    classes: their names, or how many; null: whether one more vector stands for an unknown set (the empty set is none).
+    classes: their names, or how many; optional: whether one more vector stands for an unknown set (the empty
+    one is known).
     """
 
     feeds = "vector"
 
-    def __init__(self, classes: Sequence[str] | int, width: int, null: bool = True) -> None:
+    def __init__(self, classes: Sequence[str] | int, width: int, optional: bool = True) -> None:
         super().__init__()
-        self.classes, self.has_null = class_names(classes), null
-        self.embedding = nn.Embedding(len(self.classes) + null, width)  # the last row is the null
+        self.classes, self.optional = class_names(classes), optional
+        self.embedding = nn.Embedding(len(self.classes) + optional, width)  # the last row is the null
 
     @classmethod
     def facts(cls, values: Tensor, classes: Sequence[str]) -> dict[str, Any]:

@@ -22,12 +22,12 @@ class Mask(Condition):
     feeds = "image"
     shares_space = True
 
-    def __init__(self, classes: int, factor: int = 1, null: bool = True) -> None:
+    def __init__(self, classes: int, factor: int = 1, optional: bool = True) -> None:
         super().__init__()
         for name, value, least in (("classes", classes, 2), ("factor", factor, 1)):
             if value < least:
                 raise InputError(f"{name} of a mask must be {least} or more, not {value}")
-        self.classes, self.factor, self.has_null = classes, factor, null
+        self.classes, self.factor, self.optional = classes, factor, optional
         self.register_buffer("absent", torch.zeros(1, classes, 1, 1), persistent=False)
 
     @classmethod

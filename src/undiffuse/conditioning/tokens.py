@@ -22,12 +22,12 @@ class Tokens(Condition):
 
     feeds = "tokens"
 
-    def __init__(self, vocabulary: int, length: int, context: int = 256, null: bool = True) -> None:
+    def __init__(self, vocabulary: int, length: int, context: int = 256, optional: bool = True) -> None:
         super().__init__()
         for name, value in (("vocabulary", vocabulary), ("length", length), ("context", context)):
             if value < 1:
                 raise InputError(f"{name} of tokens must be 1 or more, not {value}")
-        self.vocabulary, self.length, self.context, self.has_null = vocabulary, length, context, null
+        self.vocabulary, self.length, self.context, self.optional = vocabulary, length, context, optional
         self.embedding = nn.Embedding(vocabulary + 1, context)
         self.positions = nn.Parameter(0.02 * torch.randn(length, context))
 
@@ -76,15 +76,15 @@ def padded(sequences: Sequence[Any]) -> Int64[Tensor, "batch length"]:
 class Embeddings(Condition):
     """Vectors (B, L, size) made by another model, a text encoder say, as they are.
 
-    size: of a vector; null: whether one learned vector stands for a sequence that is not given.
+    size: of a vector; optional: whether one learned vector stands for a sequence that is not given.
     """
 
     feeds = "tokens"
 
-    def __init__(self, size: int, null: bool = True) -> None:
+    def __init__(self, size: int, optional: bool = True) -> None:
         super().__init__()
-        self.size, self.context, self.has_null = size, size, null
-        self.absent = nn.Parameter(0.02 * torch.randn(1, 1, size)) if null else None
+        self.size, self.context, self.optional = size, size, optional
+        self.absent = nn.Parameter(0.02 * torch.randn(1, 1, size)) if optional else None
 
     @classmethod
     def facts(cls, values: Tensor, classes: Sequence[str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ class Vector(Condition):
     """Vectors (B, size) through a small network to (B, width), added to the embedding of the noise level.
 
     mean, std: of each number over the training set; numbers of any scale then reach the network as others do.
-    null: whether a learned vector stands for what is not given.
+    optional: whether a learned vector stands for what is not given.
     """
 
     feeds = "vector"
@@ -26,10 +26,10 @@ class Vector(Condition):
         width: int,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        null: bool = True,
+        optional: bool = True,
     ) -> None:
         super().__init__()
-        self.size, self.has_null = size, null
+        self.size, self.optional = size, optional
         self.mean: Tensor
         self.std: Tensor
         for name, values, default in (("mean", mean, 0.0), ("std", std, 1.0)):
@@ -38,7 +38,7 @@ class Vector(Condition):
                 raise InputError(f"{name} must have {size} numbers, not {len(values)}")
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
         self.project = nn.Sequential(nn.Linear(size, width), nn.SiLU(), nn.Linear(width, width))
-        self.absent = nn.Parameter(torch.randn(1, width)) if null else None
+        self.absent = nn.Parameter(torch.randn(1, width)) if optional else None
 
     @classmethod
     def facts(cls, values: Tensor, classes: Sequence[str]) -> dict[str, Any]:

@@ -29,7 +29,8 @@ def sinusoidal(values: Float[Tensor, " batch"], width: int, frequency_shift: int
     """
     wide = torch.promote_types(values.dtype, torch.float32)
     steps = torch.arange(width // 2, device=values.device, dtype=wide)
-    frequencies = torch.exp(steps * (-math.log(10000) / (width // 2 - frequency_shift)))
+    # divided last, as everyone does: at level 1000 an ulp of a frequency is 1e-4 of an angle
+    frequencies = torch.exp(-math.log(10000) * steps / (width // 2 - frequency_shift))
     angles = values.to(wide)[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], 1)
 
@@ -126,9 +127,12 @@ class Block(nn.Module):
     embedding: adaLN-zero. Starts as the identity.
     """
 
-    def __init__(self, width: int, heads: int, cross: bool, expansion: int, epsilon: float, dropout: float) -> None:
+    def __init__(
+        self, width: int, heads: int, cross: bool, expansion: int, epsilon: float, mlp_epsilon: float, dropout: float
+    ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, epsilon, elementwise_affine=False)
+        self.mlp_norm = nn.LayerNorm(width, mlp_epsilon, elementwise_affine=False)
         self.modulation = nn.Linear(width, 6 * width)
         self.attention = Attention(width, heads)
         self.cross = CrossAttention(width, heads) if cross else None
@@ -150,7 +154,7 @@ class Block(nn.Module):
         x = torch.addcmul(x, gate, self.dropout(h))
         if self.cross is not None and context is not None:
             x = x + self.dropout(self.cross(self.norm(x), context))
-        h = self.mlp(torch.addcmul(mlp_shift, self.norm(x), 1 + mlp_scale))
+        h = self.mlp(torch.addcmul(mlp_shift, self.mlp_norm(x), 1 + mlp_scale))
         return torch.addcmul(x, mlp_gate, self.dropout(h))
 
 
@@ -192,10 +196,11 @@ class DiT(nn.Module):
     vector_by, tokens_by: how a condition enters. "adaln": added to the embedding of c_noise (tokens as their mean);
     "in-context": tokens before the patches, without a position; "cross-attention": read in each block.
 
-    expansion: of the MLP; frequencies, frequency_shift: of the sinusoidal embedding of c_noise; epsilon: of the norms;
-    dropout: of what a block adds; learned_variance: twice the channels come out; condition_channels: of the condition
-    `image`, which is concatenated to x; dimensions: axes of a sample after its channels, 1 to 3; checkpointing: blocks
-    are computed again in the backward pass instead of being kept.
+    expansion: of the MLP; frequencies, frequency_shift: of the sinusoidal embedding of c_noise; epsilon: of the norms,
+    and mlp_epsilon of those before the MLPs where it is another (in diffusers); dropout: of what a block adds;
+    learned_variance: twice the channels come out; condition_channels: of the condition `image`, which is concatenated
+    to x; dimensions: axes of a sample after its channels, 1 to 3; checkpointing: blocks are computed again in the
+    backward pass instead of being kept.
 
     Every axis must be divisible by patch; sizes and aspects are free otherwise. The output is 0 at the start.
     """
@@ -217,6 +222,7 @@ class DiT(nn.Module):
         frequencies: int = 256,
         frequency_shift: int = 0,
         epsilon: float = 1e-6,
+        mlp_epsilon: float | None = None,
         dropout: float = 0.0,
         learned_variance: bool = False,
         condition_channels: int = 0,
@@ -237,10 +243,11 @@ class DiT(nn.Module):
             raise ValueError(f"frequencies must be even and above {2 * frequency_shift}, not {frequencies}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), not {dropout}")
-        if not epsilon > 0:
-            raise ValueError(f"epsilon must be above 0, not {epsilon}")
+        mlp_epsilon = epsilon if mlp_epsilon is None else mlp_epsilon
+        if not min(epsilon, mlp_epsilon) > 0:
+            raise ValueError(f"epsilon and mlp_epsilon must be above 0, not {epsilon} and {mlp_epsilon}")
         self.channels, self.condition_channels, self.context = channels, condition_channels, context
-        self.out_channels = channels * (2 if learned_variance else 1)
+        self.learned_variance, self.out_channels = learned_variance, channels * (2 if learned_variance else 1)
         self.embedding_width, self.divisor, self.dimensions = width, patch, dimensions
         self.head_width, self.positions, self.trained = width // heads, positions, size and size // patch
         self.vector_by, self.tokens_by = vector_by, tokens_by
@@ -251,7 +258,7 @@ class DiT(nn.Module):
         self.patches = nn.Linear((channels + condition_channels) * patch**dimensions, width)
         self.project = nn.Linear(context, width) if context is not None else None
         self.embed = nn.Sequential(nn.Linear(frequencies, width), nn.SiLU(), nn.Linear(width, width))
-        blocks = [Block(width, heads, cross, expansion, epsilon, dropout) for _ in range(depth)]
+        blocks = [Block(width, heads, cross, expansion, epsilon, mlp_epsilon, dropout) for _ in range(depth)]
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(width, epsilon, elementwise_affine=False)
         self.modulation = nn.Linear(width, 2 * width)

@@ -71,7 +71,8 @@ class MLP(nn.Module):
             raise ValueError(f"width must be even, for sines and cosines, not {width}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), not {dropout}")
-        self.channels, self.out_channels = channels, channels * (2 if learned_variance else 1)
+        self.channels, self.learned_variance = channels, learned_variance
+        self.out_channels = channels * (2 if learned_variance else 1)
         self.width, self.embedding_width = width, embedding
         self.embed = nn.Sequential(nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.stem = nn.Linear(channels, width)

@@ -34,7 +34,8 @@ def sinusoidal(values: Float[Tensor, " batch"], width: int, frequency_shift: int
     frequency_shift: 1 makes 1e-4 the last frequency (Ho et al. 2020), 0 the one after the last.
     """
     half = width // 2
-    frequencies = torch.exp(torch.arange(half, device=values.device) * (-math.log(10000) / (half - frequency_shift)))
+    # divided last, as everyone does: at level 1000 an ulp of a frequency is 1e-4 of an angle
+    frequencies = torch.exp(-math.log(10000) * torch.arange(half, device=values.device) / (half - frequency_shift))
     angles = values.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], 1)
 

@@ -12,7 +12,7 @@ RECIPE = Recipe(
     name="mnist-super-resolution",
     data=Data(source="arrays", path="mnist.npz"),
     image=Image(channels=1),
-    condition={"low": Named(name="image", of="sample", factor=2, null=False)},
+    condition={"low": Named(name="image", of="sample", factor=2, optional=False)},
     network=Named(name="unet", width=64, multipliers=[1, 2], resample="narrow", blocks=1, attention=False, patch=2),
     objective=ObjectiveSection(drop=0.0),
     training=Training(minutes=10, batch_size=64, learning_rate=1e-3, warmup=50),

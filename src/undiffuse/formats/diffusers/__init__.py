@@ -9,6 +9,7 @@ Every option without an equal is refused by name, or noted where it changes no m
 library itself is not needed. See docs/checkpoints.md.
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from undiffuse.errors import InputError, unknown
 from undiffuse.files import atomic_folder, write_text
 from undiffuse.formats.diffusers import dit, scheduler, unet
 from undiffuse.formats.diffusers.exporting import export, write
-from undiffuse.formats.diffusers.folder import REST, Opened, is_folder, open_folder, read_weights
+from undiffuse.formats.diffusers.folder import REST, Opened, is_folder, open_folder, read_tensors, read_weights
 from undiffuse.formats.diffusers.renaming import State, on_paper, to_ours
 from undiffuse.formats.diffusers.time_embedding import flipped
 from undiffuse.formats.diffusers.unet import Model
@@ -52,7 +53,7 @@ def read(folder: str | Path, size: int | Sequence[int] | None = None, null_label
     opened = open_folder(Path(folder))
     try:
         return _read(Path(folder), opened, size, null_label)
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"the configurations in {folder} make no sense: {error!r}") from error
@@ -92,9 +93,11 @@ def _read(folder: Path, opened: Opened, size: int | Sequence[int] | None, null_l
 def load(folder: str | Path, device: torch.device | str | None = None, **options: Any) -> pipeline.Pipeline:
     """The pipeline of a folder of theirs. options: those of `read`; device: by default CUDA where there is one.
 
-    Raises: InputError as `read`.
+    Warns: of each note. Raises: InputError as `read`.
     """
     imported = read(folder, **options)
+    for note in imported.notes:
+        warnings.warn(f"{folder}: {note}", stacklevel=2)
     made = pipeline.assemble(imported.spec)
     weights.fill(made.denoiser, imported.weights, Path(folder))
     made.check_shape(made.shape)
@@ -126,31 +129,31 @@ Facts = dict[str, Any]
 def _conditions(model: Model, opened: Opened, null_label: int | None) -> tuple[Facts, Facts, list[str]]:
     """The sections `condition` and `resolved.conditions` of the recipe, and notes."""
     rows, network = model.labels, model.network
-    if null_label is not None and (opened.about or model.has_null or rows is None or not 0 <= null_label < rows):
-        raise InputError(
-            f"null_label={null_label}: "
-            + ("this network knows its null already" if opened.about or model.has_null else f"of {rows or 0} classes")
-        )
+    if null_label is not None:
+        if opened.about or model.has_null:
+            raise InputError(f"null_label={null_label} was given, but which class is the null is known here")
+        if rows is None or not 0 <= null_label < rows:
+            raise InputError(f"null_label must be one of the network's {rows or 0} classes, from 0, not {null_label}")
     if opened.about:
         return opened.about["condition"], opened.about["conditions"], []
     condition: Facts = {}
     facts: Facts = {}
     notes = []
     if rows is not None:
-        null = model.has_null or null_label is not None
+        optional = model.has_null or null_label is not None
         names = [str(row) for row in range(rows - model.has_null) if row != null_label]
         given = opened.pipeline.get("id2label")
         if isinstance(given, dict):
             called = [str(given.get(name, name)) for name in names]
             names = called if len(set(called)) == len(called) else names
-        condition["label"], facts["label"] = {"name": "label", "null": null}, {"classes": names}
+        condition["label"], facts["label"] = {"name": "label", "optional": optional}, {"classes": names}
         if null_label is not None and null_label < rows - 1:
             notes.append(f"classes after {null_label} move down by one; by their names, '0' and so on, they stay.")
     if "context" in network:
-        condition["tokens"] = {"name": "embeddings", "null": False}
+        condition["tokens"] = {"name": "embeddings", "optional": False}
         facts["tokens"] = {"size": network["context"]}
     if network["condition_channels"]:
-        condition["image"] = {"name": "image", "null": False, "factor": 1}
+        condition["image"] = {"name": "image", "optional": False, "factor": 1}
         facts["image"] = {"channels": network["condition_channels"]}
     return condition, facts, notes
 
@@ -178,7 +181,7 @@ def _weights(opened: Opened, model: Model, is_dit: bool, condition: Facts, null_
         name = next(name for name, section in condition.items() if section["name"] == "label")
         found[f"conditioner.parts.{name}.embedding.weight"] = table
     rest = opened.network.parent / REST
-    return found | (weights.read(rest)[0] if opened.about and rest.is_file() else {})
+    return found | (read_tensors(rest) if opened.about and rest.is_file() else {})
 
 
 def _size(model: Model, size: int | Sequence[int] | None, opened: Opened) -> list[int]:

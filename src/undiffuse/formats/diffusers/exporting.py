@@ -169,7 +169,7 @@ def _notes(
         found.append(f"the fitted grid {sampling['grid']!r} stays in the run folder.")
     if "trained_betas" in scheduler.config(spec):
         found.append(f"the schedule {spec['schedule']['name']!r} goes out as a table of betas.")
-    if table is not None and label is not None and conditions[label].get("null", True):
+    if table is not None and label is not None and conditions[label].get("optional", True):
         found.append(f"of the {len(table)} classes there, the last, {len(table) - 1}, stands for no class.")
     if rest:
         found.append(f"weights that have no place there are in {REST}: {', '.join(sorted(rest))}.")

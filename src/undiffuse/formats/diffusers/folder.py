@@ -79,7 +79,7 @@ def read_weights(network: Path) -> State:
     """
     for variant in ("", ".fp16"):
         if (whole := network / f"{WEIGHTS}{variant}.safetensors").is_file():
-            return _tensors(whole)
+            return read_tensors(whole)
         for index in (f"{WEIGHTS}{variant}.safetensors.index.json", f"{WEIGHTS}.safetensors.index{variant}.json"):
             if (network / index).is_file():
                 return _sharded(network / index)
@@ -100,11 +100,12 @@ def _sharded(index: Path) -> State:
     for part in sorted(set(parts.values())):
         if Path(part).name != part:
             raise InputError(f"{index} names a file elsewhere: {part}")
-        found |= _tensors(index.parent / part)
+        found |= read_tensors(index.parent / part)
     return found
 
 
-def _tensors(path: Path) -> State:
+def read_tensors(path: Path) -> State:
+    """The tensors of a safetensors file. Raises: InputError."""
     try:
         return weights.read(path)[0]
     except InputError as error:
