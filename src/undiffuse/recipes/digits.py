@@ -11,9 +11,7 @@ RECIPE = Recipe(
     data=Data(source="digits"),
     image=Image(size=8, channels=1),
     condition={"label": Named(name="label")},
-    network=Named(
-        name="unet", width=64, multipliers=[1, 2], resample="narrow", blocks=1, attention=False, patch=1, dropout=0.1
-    ),
+    network=Named(name="unet", width=64, multipliers=[1, 2], blocks=1, attention=False, patch=1, dropout=0.1),
     objective=ObjectiveSection(drop=0.1),
     training=Training(minutes=3, batch_size=128, learning_rate=1e-3, warmup=50, validate_every=100),
     sampling=Sampling(sampler="dpm++", grid="karras", steps=20, guidance=1.25),
