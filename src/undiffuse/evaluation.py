@@ -197,6 +197,10 @@ def evaluate(
     )
     pictures["losses"] = plots.to_png(plots.losses(log))
     pictures["grid"] = _class_grid(model, split, classes)
+    numbers["grid"] = (
+        "One row per class (the first ten)" if classes
+        else "Under the conditions of held-out samples" if condition else "Samples"
+    )  # fmt: skip
     pictures["trajectory"], numbers["trajectory_times"] = _trajectory(model, split)
     pictures["neighbours"], numbers["neighbours"] = _neighbours(images, judge.train)
     if classes:

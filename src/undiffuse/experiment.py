@@ -276,9 +276,13 @@ class Experiment:
 
 
 def balanced(held_out: Dataset, n: int) -> Tensor:
-    """n rows of a data set, its classes in turn, from the start again where there are too few: int64 (n,)."""
-    labels = held_out.label
-    return torch.argsort(turns(labels) * (int(labels.max()) + 1) + labels)[torch.arange(n) % len(labels)]
+    """n rows of a data set, always the same, its classes in turn; from the start again where there are too few.
+
+    Shuffled, because the beginning of a data set is often not like the rest (of MNIST's test split it is the cleaner).
+    """
+    order = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(0))
+    labels = held_out.label[order]
+    return order[torch.argsort(turns(labels) * (int(labels.max()) + 1) + labels)][torch.arange(n) % len(order)]
 
 
 def conditions_in_turn(model: Pipeline, split: Split, n: int) -> dict[str, Any]:

@@ -118,8 +118,8 @@ def to_html(evaluation: Evaluation) -> str:
     section("What was trained", _table(facts))
     section(
         "Samples",
-        _image(pictures["grid"], "samples, one row per class"),
-        note("One row per class (the first ten), guided as above, seeds 0-99; not chosen."),
+        _image(pictures["grid"], "samples"),
+        note(f"{numbers['grid']}, guided as above, seeds 0-99; not chosen."),
     )
     if "reconstruction" in pictures:
         found = numbers["reconstruction"]

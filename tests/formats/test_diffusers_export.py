@@ -210,7 +210,7 @@ def test_what_has_no_place_there_is_kept_beside_and_said(tmp_path):
     notes = diffusers.write(tmp_path / "there", spec, model_of(spec).denoiser.state_dict())
     assert any("the fitted grid 'fitted' stays" in note for note in notes)
     assert any("undiffuse.safetensors: conditioner.parts.text.absent" in note for note in notes)
-    assert any("trained from t = 0.01; the table starts at 0.001" in note for note in notes)
+    assert any("trained from t = 0.01; the table, and grids over it, start at 0.001" in note for note in notes)
     assert diffusers.read(tmp_path / "there").spec["sampling"]["grid"] == pipeline.DEFAULTS["grid"]
 
 

@@ -260,3 +260,23 @@ def test_shapes_of_draws_and_times_do_not_change_with_dropping_each(mixed: Path,
     ).float().mean()
     both = (dropped["digit"] & dropped["round"] & ~dropped["words"]).float().mean()
     assert abs(float(both) - float(alone) / 0.9) < 0.02  # independent of one another
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        "{name: dit, width: 32, depth: 2, heads: 2, tokens_by: in-context, positions: rope}",
+        "{name: dit, width: 32, depth: 1, heads: 2, vector_by: cross-attention, size: 8, checkpointing: true}",
+        "{name: unet, width: 16, multipliers: [1, 2], blocks: 1, attention: true, resample: residual, depth: 2}",
+    ],
+)
+def test_every_network_of_pictures_takes_them_all(tmp_path: Path, data: Path, network: str) -> None:
+    small = [change for change in TINY if not change.startswith("network.")]
+    recipe = recipes.named("digits").changed(
+        [*small, "data.source=arrays", f"data.path={data}", "training.steps=3", "network=unet", MIXED]
+    )
+    made = Experiment(recipe.changed([f"network={network}"]), tmp_path / "run")
+    train(made)
+    weights = made.state.denoiser.state_dict()
+    assert all(value.isfinite().all() for value in weights.values())
+    assert ud.load(tmp_path / "run").sample(2, digit=[1, 2], words=[3, 4], steps=2).shape == (2, 8, 8)

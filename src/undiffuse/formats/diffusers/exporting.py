@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 import undiffuse
-from undiffuse import pipeline, weights
+from undiffuse import pipeline, schedule, weights
 from undiffuse.errors import InputError
 from undiffuse.files import atomic_folder, write_text
 from undiffuse.formats.diffusers import dit, scheduler, unet
@@ -173,7 +173,10 @@ def _notes(
         found.append(f"of the {len(table)} classes there, the last, {len(table) - 1}, stands for no class.")
     if rest:
         found.append(f"weights that have no place there are in {REST}: {', '.join(sorted(rest))}.")
-    first = float(1 / scheduler.config(spec)["num_train_timesteps"])
-    if (spec["range"]["t_min"] or 0) > first * (1 + 1e-6):
-        found.append(f"the network was trained from t = {spec['range']['t_min']:.4g}; the table starts at {first:.4g}.")
+    first, arguments = float(1 / scheduler.config(spec)["num_train_timesteps"]), dict(spec["schedule"])
+    t_min = spec["range"]["t_min"] or schedule.named(arguments.pop("name"), **arguments).finest_time
+    if abs(t_min / first - 1) > 1e-6:
+        found.append(
+            f"the network was trained from t = {t_min:.4g}; the table, and grids over it, start at {first:.4g}."
+        )
     return tuple(found)
