@@ -35,8 +35,8 @@ MAY_SEE = {
 MAY_SEE["systems"] = MAY_SEE["pipeline"] | {"pipeline"}
 MAY_SEE["serving"] = MAY_SEE["systems"] | {"systems"}
 SEE_ALL = {
-    "__init__", "__main__", "cli", "comparison", "config", "evaluation", "experiment", "formats", "plots", "recipes",
-    "reconstruction", "report",
+    "__init__", "__main__", "cli", "comparison", "config", "evaluation", "examples", "experiment", "formats", "plots",
+    "recipes", "reconstruction", "report",
 }  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
 

@@ -15,7 +15,8 @@ from undiffuse import pipeline, samplers
 from undiffuse.denoiser import BaseDenoiser
 from undiffuse.errors import InputError
 from undiffuse.evaluation import Judge, Say, judged
-from undiffuse.experiment import conditions_in_turn, load_experiment_data
+from undiffuse.examples import conditions_in_turn
+from undiffuse.experiment import load_experiment_data
 from undiffuse.pipeline import Pipeline
 from undiffuse.samplers.fit import REFERENCE_STEPS, truth
 

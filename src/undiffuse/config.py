@@ -2,7 +2,6 @@
 
 import contextlib
 import inspect
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_origin
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from undiffuse.codecs import CODECS
 from undiffuse.conditioning import CONDITIONS
+from undiffuse.conditioning.conditioner import check_name
 from undiffuse.data import SOURCES
 from undiffuse.errors import InputError, unknown
 from undiffuse.networks import NETWORKS
@@ -124,8 +124,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _known_names(self) -> "Recipe":
         for name in self.condition:
-            if not re.fullmatch(r"[A-Za-z]\w*", name):
-                raise InputError(f"a condition's name has letters, digits and underscores, not {name!r}")
+            check_name(name)
             if name in RESERVED:
                 raise InputError(f"a condition cannot be called {name!r}, which is an option of sampling: name another")
         for name in self.objective.drop_each:

@@ -219,9 +219,10 @@ class Denoiser(BaseDenoiser):
         self.data_std = getattr(self.prediction, "data_std", 1.0) if data_std is None else data_std
 
     @property
-    def conditions(self) -> tuple[str, ...]:
-        """The names of the conditions it takes."""
-        return tuple(getattr(self.conditioner, "parts", ()))
+    def droppable(self) -> tuple[str, ...]:
+        """The names of the conditions that have a null."""
+        parts = getattr(self.conditioner, "parts", {})
+        return tuple(name for name, part in parts.items() if part.optional)
 
     def encode(self, condition: Mapping[str, object], drop: Drop | None = None) -> Encoded:
         if self.conditioner is None:

@@ -16,13 +16,8 @@ from undiffuse import metrics, pipeline, plots, reconstruction
 from undiffuse.data import Split
 from undiffuse.data.dataset import turns
 from undiffuse.errors import InputError
-from undiffuse.experiment import (
-    centred,
-    conditions_by_class,
-    conditions_in_turn,
-    load_experiment_data,
-    parameters,
-)
+from undiffuse.examples import centred, conditions_by_class, conditions_in_turn
+from undiffuse.experiment import load_experiment_data, parameters
 from undiffuse.metrics import classifier as classifiers
 from undiffuse.modalities import image
 from undiffuse.pipeline import Pipeline
@@ -203,7 +198,7 @@ def evaluate(
     )  # fmt: skip
     pictures["trajectory"], numbers["trajectory_times"] = _trajectory(model, split)
     pictures["neighbours"], numbers["neighbours"] = _neighbours(images, judge.train)
-    if classes:
+    if classes and any(part.optional for part in model.parts.values()):
         rows = np.concatenate([_guidance_row(model, split, scale) for scale in GUIDANCES])
         pictures["guidance"] = image.grid(rows, columns=10, padding=2)
         numbers["guidance_shown"] = list(GUIDANCES)

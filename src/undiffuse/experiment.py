@@ -3,8 +3,7 @@
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ from undiffuse import config, pipeline
 from undiffuse.conditioning import CONDITIONS
 from undiffuse.config import Recipe
 from undiffuse.data import SOURCES, Augment, Dataset, Flip, RandomCrop, Split
-from undiffuse.data.dataset import turns
 from undiffuse.data.feed import Feed
 from undiffuse.errors import InputError
+from undiffuse.examples import centred, conditions_by_class, conditions_of
 from undiffuse.files import write_text
 from undiffuse.modalities import image
 from undiffuse.objective import TIME_LAWS, WEIGHTS, Objective
@@ -35,7 +34,10 @@ VALIDATION_SEEDS = 1 << 62  # above every seed of training, so that the streams 
 def load_data(recipe: Recipe) -> Split:
     """The recipe's data, training and held out, with every condition it carries. Raises: InputError."""
     load = SOURCES[recipe.data.source]
-    conditions = {name: condition.model_dump() for name, condition in recipe.condition.items()}
+    sections = {name: condition.model_dump() for name, condition in recipe.condition.items()}
+    conditions = {
+        name: section for name, section in sections.items() if not CONDITIONS[section["name"]].derives(section)
+    }
     offered = {**recipe.data.model_dump(), **recipe.image.model_dump(), "conditions": conditions}
     wanted = {name: offered[name] for name in inspect.signature(load).parameters if name in offered}
     if "path" in wanted and wanted["path"] is None:
@@ -80,27 +82,6 @@ def augmentation(recipe: Recipe, shape: tuple[int, int, int]) -> Augment:
     return Augment(steps)
 
 
-def centred(dataset: Dataset, shape: Sequence[int]) -> Tensor:
-    """A data set's samples, centre-cropped to the model's shape: uint8 (N, C, H, W)."""
-    top, left = ((have - want) // 2 for have, want in zip(dataset.shape[1:], shape[1:], strict=True))
-    return dataset.samples[:, :, top : top + shape[1], left : left + shape[2]]
-
-
-def conditions_of(dataset: Dataset, rows: Tensor | slice, model: Pipeline) -> dict[str, Tensor]:
-    """The raw conditions of some samples, which stand as `centred` puts them: read, cut alike, or made from them."""
-    shape, found = model.shape, {}
-    for name, part in model.parts.items():
-        if part.derived:
-            found[name] = part.derive(centred(replace(dataset, samples=dataset.samples[rows], conditions={}), shape))
-            continue
-        values = dataset.conditions[name][rows]
-        if part.shares_space and values.shape[-2:] == dataset.shape[1:]:
-            top, left = ((have - want) // 2 for have, want in zip(dataset.shape[1:], shape[1:], strict=True))
-            values = values[..., top : top + shape[1], left : left + shape[2]]
-        found[name] = values
-    return found
-
-
 def check_conditions(recipe: Recipe, split: Split, model: Pipeline) -> None:
     """Find out before any work whether every condition fits the samples. Raises: InputError."""
     for name, part in model.parts.items():
@@ -112,9 +93,15 @@ def check_conditions(recipe: Recipe, split: Split, model: Pipeline) -> None:
                 f"image.crop=random cuts samples and pictures alike, but {name} is of {sizes[0]} pixels and the "
                 f"samples are of {sizes[1]}: use image.crop=center"
             )
+    for dataset in (split.train, split.held_out):
+        for name, values in dataset.conditions.items():
+            model.parts[name].read(values)
     few = torch.arange(min(2, len(split.train)))
     denoiser = model.guided(1.0, **conditions_of(split.train, few, model))
     model.fitting(denoiser, model.shape)
+    for name in recipe.objective.drop_each:
+        if not model.parts[name].optional:
+            raise InputError(f"objective.drop_each drops {name!r}, which is not optional: there is no null for it")
 
 
 def bf16_pays(device: torch.device) -> bool:
@@ -144,7 +131,7 @@ def whole(recipe: Recipe, split: Split, device: torch.device) -> dict[str, Any]:
     return values | {
         "resolved": {
             "shape": list(shape),
-            "conditions": {name: _facts(name, kind.name, split.train) for name, kind in recipe.condition.items()},
+            "conditions": {name: _facts(name, kind.name, split) for name, kind in recipe.condition.items()},
             "data_std": round(max(float(pixels.std()) / 127.5, 1e-3), 4),
             "precision": precision,
             "train_samples": len(split.train),
@@ -154,9 +141,10 @@ def whole(recipe: Recipe, split: Split, device: torch.device) -> dict[str, Any]:
     }
 
 
-def _facts(name: str, kind: str, train: Dataset) -> dict[str, Any]:
+def _facts(name: str, kind: str, split: Split) -> dict[str, Any]:
     """What the data decide of a condition; of one that is made from the sample, what the samples do."""
-    return CONDITIONS[kind].facts(train.conditions.get(name, train.samples[:1]), train.classes.get(name, ()))
+    train, held_out = (part.conditions.get(name, part.samples[:1]) for part in (split.train, split.held_out))
+    return CONDITIONS[kind].facts(train, held_out, split.train.classes.get(name, ()))
 
 
 def open_folder(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
@@ -275,36 +263,6 @@ class Experiment:
         image.save(str(path), images, metadata={"step": str(step), "seed": "0"}, overwrite=True, columns=8)
 
 
-def balanced(held_out: Dataset, n: int) -> Tensor:
-    """n rows of a data set, always the same, its classes in turn; from the start again where there are too few.
-
-    Shuffled, because the beginning of a data set is often not like the rest (of MNIST's test split it is the cleaner).
-    """
-    order = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(0))
-    labels = held_out.label[order]
-    return order[torch.argsort(turns(labels) * (int(labels.max()) + 1) + labels)][torch.arange(n) % len(order)]
-
-
-def conditions_in_turn(model: Pipeline, split: Split, n: int) -> dict[str, Any]:
-    """Conditions for n samples: every class in turn where a label is all there is, else those of held-out samples."""
-    if list(model.parts) == [model.label]:
-        return {str(model.label): torch.arange(n) % len(model.classes)}
-    return conditions_of(split.held_out, balanced(split.held_out, n), model)
-
-
-def conditions_by_class(model: Pipeline, split: Split, classes: int, each: int) -> dict[str, Any]:
-    """Conditions for each of the first classes, so many in a block; without classes, those of held-out samples."""
-    if list(model.parts) == [model.label]:
-        return {str(model.label): torch.arange(classes).repeat_interleave(each)}
-    rows = balanced(split.held_out, classes * each)
-    if model.classes:
-        of_class = [(split.held_out.label == label).nonzero()[:, 0] for label in range(classes)]
-        rows = torch.cat(
-            [(found if len(found) else rows)[torch.arange(each) % max(1, len(found))] for found in of_class]
-        )
-    return conditions_of(split.held_out, rows, model)
-
-
 def _parts(section: config.Named) -> dict[str, Any]:
     arguments = section.model_dump()
     return {"name": arguments.pop("name"), "arguments": arguments}
@@ -313,6 +271,8 @@ def _parts(section: config.Named) -> dict[str, Any]:
 def load_experiment_data(run: Path) -> tuple[Recipe, Split]:
     """The recipe and the data of a run folder, for evaluating it."""
     values = {key: value for key, value in pipeline.read_spec(run).items() if key != "resolved"}
+    if "data" not in values:
+        raise InputError(f"{run} was imported, so it names no data to measure it against")
     recipe = config.validated(values)
     return recipe, load_data(recipe)
 

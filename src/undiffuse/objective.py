@@ -234,10 +234,10 @@ class Objective(nn.Module):
         together = source.uniform("drop") < self.drop
         if not self.drop_each:
             return together
-        names = denoiser.conditions
+        names = denoiser.droppable
         for name in self.drop_each:
             if name not in names:
-                raise unknown("condition", name, names)
+                raise unknown("condition with a null", name, names)
         alone = {name: source.uniform("drop", 1 + names.index(name)) < p for name, p in self.drop_each.items()}
         return {name: together | alone[name] if name in alone else together for name in names}
 

@@ -1,6 +1,6 @@
 """A model ready to use: codec + conditioner + denoiser + defaults of sampling. What `load` gives back."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,12 +129,13 @@ class Pipeline:
         default: float = self.sampling["guidance"] if conditional else 1.0
         return default if guidance is None else guidance
 
-    def check_guidance(self, guidance: float | None = None) -> None:
-        """Raises: InputError for guidance of a conditional model without a null to contrast the condition with."""
-        scale = self.scale(guidance, bool(self.parts))
-        if scale != 1.0 and not any(part.optional for part in self.parts.values()):
+    def check_guidance(self, guidance: float | None = None, given: Iterable[str] | None = None) -> None:
+        """Raises: InputError for guidance where none of the given conditions (by default all) has a null."""
+        scale, names = self.scale(guidance, bool(self.parts)), list(self.parts if given is None else given)
+        if scale != 1.0 and not any(self.parts[name].optional for name in names if name in self.parts):
             raise InputError(
-                f"guidance={scale} contrasts a condition with its null, but this model has no null: use guidance=1"
+                f"guidance={scale} contrasts a condition with its null, but {' and '.join(names)} has none (it is not "
+                "optional): use guidance=1"
             )
 
     def guided(self, guidance: float | None = None, **condition: object) -> BaseDenoiser:
@@ -148,7 +149,8 @@ class Pipeline:
         scale = self.scale(guidance, bool(given))
         if scale != 1.0 and not given:
             raise InputError(f"guidance={scale} needs a condition to guide to, such as label=0")
-        self.check_guidance(scale)
+        if given:
+            self.check_guidance(scale, given)
         denoiser = self.denoiser.eval()
         with torch.no_grad():
             return (denoiser if scale == 1.0 else ClassifierFree(denoiser, scale)).given(**given)
@@ -166,8 +168,18 @@ class Pipeline:
     ) -> Iterator[Tensor]:
         """One batch, step by step: x (B, C, H, W) as the model sees it, at each of `times(steps, grid, sampler)`."""
         denoiser = self.guided(guidance, **(condition or {}))
-        shape = self.fitting(denoiser, shape)
-        x = denoiser.prior(seeds, shape)
+        yield from self._walk(denoiser, seeds, sampler, steps, grid, shape)
+
+    def _walk(
+        self,
+        denoiser: BaseDenoiser,
+        seeds: Sequence[int],
+        sampler: str | Sampler | None,
+        steps: int | None,
+        grid: str | None,
+        shape: Sequence[int] | None,
+    ) -> Iterator[Tensor]:
+        x = denoiser.prior(seeds, self.fitting(denoiser, shape))
         yield x
         yield from samplers.walk(denoiser, self.sampler(sampler), x, self.times(steps, grid, sampler), seeds)
 
@@ -230,13 +242,14 @@ class Pipeline:
         if batch_size < 1:
             raise InputError(f"the batch size must be at least 1, not {batch_size}")
         values = self.read(n, condition)
+        shared = all(len(value) == 1 for value in values.values())  # by all samples: then encoded once for all batches
+        denoiser = self.guided(guidance, **values) if shared else None
         images = []
         for first in range(0, n, batch_size):
             seeds = range(seed + first, seed + min(first + batch_size, n))
             here = {k: v[first : first + batch_size] if len(v) == n else v for k, v in values.items()}
-            for x in self.walk(  # noqa: B007  the last is what is wanted
-                seeds, condition=here, guidance=guidance, sampler=sampler, steps=steps, grid=grid, shape=shape
-            ):
+            given = self.guided(guidance, **here) if denoiser is None else denoiser
+            for x in self._walk(given, seeds, sampler, steps, grid, shape):  # noqa: B007  the last is what is wanted
                 pass
             if not bool(x.isfinite().all()):
                 raise InputError(
@@ -270,19 +283,23 @@ def assemble(spec: Mapping[str, Any], network: nn.Module | None = None) -> Pipel
         return arguments.pop("name"), arguments
 
     conditions = _conditions(spec)
+    made = {
+        name: build("condition", CONDITIONS, kind, arguments)
+        for name, (kind, arguments) in conditions.items()
+        if CONDITIONS[kind].feeds != "vector"
+    }
     if network is None:
         name, arguments = parts("network")
-        network = build("network", NETWORKS, name, {"channels": resolved["shape"][0]} | _inputs(conditions) | arguments)
-    conditioner = None
-    if conditions:
-        if any(kind.feeds == "vector" for kind, _ in conditions.values()) and not hasattr(network, "embedding_width"):
-            raise InputError(
-                f"a network that takes the conditions {', '.join(conditions)} needs an attribute embedding_width, "
-                "the width of the `vector` that it is given"
-            )
-        conditioner = Conditioner(
-            {name: _part(name, kind, arguments, network) for name, (kind, arguments) in conditions.items()}
+        network = build("network", NETWORKS, name, {"channels": resolved["shape"][0]} | _inputs(made) | arguments)
+    if len(made) < len(conditions) and not hasattr(network, "embedding_width"):
+        raise InputError(
+            f"a network that takes the conditions {', '.join(conditions)} needs an attribute embedding_width, "
+            "the width of the `vector` that it is given"
         )
+    for name, (kind, arguments) in conditions.items():
+        if name not in made:
+            made[name] = build("condition", CONDITIONS, kind, {"width": network.embedding_width} | arguments)
+    conditioner = Conditioner({name: made[name] for name in conditions}) if conditions else None
     name, arguments = parts("prediction")
     arguments = {key: value for key, value in arguments.items() if value is not None}
     if name == "edm":
@@ -302,10 +319,7 @@ def assemble(spec: Mapping[str, Any], network: nn.Module | None = None) -> Pipel
     return Pipeline(denoiser, codec, resolved["shape"], spec["sampling"], spec["name"])
 
 
-Conditions = Mapping[str, tuple[type[Condition], dict[str, Any]]]
-
-
-def _conditions(spec: Mapping[str, Any]) -> Conditions:
+def _conditions(spec: Mapping[str, Any]) -> dict[str, tuple[str, dict[str, Any]]]:
     """The kind of each condition, and its arguments: those of the recipe, then what the data decided."""
     found = {}
     for name, section in spec["condition"].items():
@@ -313,27 +327,17 @@ def _conditions(spec: Mapping[str, Any]) -> Conditions:
         kind = arguments.pop("name")
         if kind not in CONDITIONS:
             raise unknown("kind of condition", kind, CONDITIONS)
-        found[name] = (CONDITIONS[kind], arguments)
+        found[name] = (kind, arguments)
     return found
 
 
-def _inputs(conditions: Conditions) -> dict[str, Any]:
+def _inputs(made: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments that a network needs to take what these conditions feed beside its vector."""
-    made: list[Any] = [
-        _part(name, kind, arguments) for name, (kind, arguments) in conditions.items() if kind.feeds != "vector"
-    ]
-    channels = sum(part.channels for part in made if part.feeds == "image")
-    contexts = {part.context for part in made if part.feeds == "tokens"}
+    channels = sum(part.channels for part in made.values() if part.feeds == "image")
+    contexts = sorted({part.context for part in made.values() if part.feeds == "tokens"})
     if len(contexts) > 1:
-        raise InputError(f"conditions of tokens must be of one width, not {' and '.join(map(str, sorted(contexts)))}")
-    return ({"condition_channels": channels} if channels else {}) | ({"context": contexts.pop()} if contexts else {})
-
-
-def _part(
-    name: str, kind: type[Condition], arguments: Mapping[str, Any], network: nn.Module | None = None
-) -> Condition:
-    width = {"width": network.embedding_width} if network is not None and kind.feeds == "vector" else {}
-    return build(f"condition {name} of the kind", {kind.__name__: kind}, kind.__name__, {**width, **arguments})
+        raise InputError(f"conditions of tokens must be of one width, not {' and '.join(map(str, contexts))}")
+    return ({"condition_channels": channels} if channels else {}) | ({"context": contexts[0]} if contexts else {})
 
 
 def read_spec(run: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from undiffuse.codecs import Pixels
 from undiffuse.conditioning import Image
 from undiffuse.conditioning.image import as_floats, enlarged
 from undiffuse.data import Split
-from undiffuse.experiment import balanced, centred
+from undiffuse.examples import balanced, centred
 from undiffuse.modalities import image
 from undiffuse.pipeline import Pipeline
 
@@ -52,6 +52,7 @@ def measure(
     numbers = {
         "condition": name,
         "factor": part.factor,
+        "draws": DRAWS,
         "sample": metrics.mean_psnr(samples, truth),
         f"mean_of_{DRAWS}": metrics.mean_psnr(mean, truth[:averaged]),
         "bicubic": metrics.mean_psnr(bicubic, truth),

@@ -128,7 +128,7 @@ def to_html(evaluation: Evaluation) -> str:
             _image(pictures["reconstruction"], "inputs, bicubic, samples, means of samples and the truth"),
             note(
                 f"Rows: the input, {found['factor']} times smaller; bicubic enlargement; one sample; the mean "
-                "of 8 samples; the truth. Held-out pictures; not chosen."
+                f"of {found['draws']} samples; the truth. Held-out pictures; not chosen."
             ),
             _table(
                 [

@@ -32,7 +32,7 @@ MADE = {
     "encoded-image": lambda **optional: EncodedImage(1, 8, **optional),
     "mask": lambda **optional: Mask(3, **optional),
     "tokens": lambda **optional: Tokens(9, length=4, context=6, **optional),
-    "embeddings": lambda **optional: Embeddings(6, **optional),
+    "embeddings": lambda **optional: Embeddings(6, length=5, **optional),
 }
 RAW = {
     "label": torch.tensor([0, 4, 2]),
@@ -125,8 +125,7 @@ def test_each_condition_can_be_dropped_by_itself(conditioner):
         kept = {name: RAW[name][i : i + 1] for name in CONDITIONS if name not in drop or not drop[name][i]}
         alone = conditioner.encode(kept)
         for feeds, value in alone.items():
-            if feeds != "tokens" or "tokens" in kept:
-                assert_close(encoded[feeds][i : i + 1], value)
+            assert_close(encoded[feeds][i : i + 1], value)
     with pytest.raises(InputError, match="did you mean 'label'"):
         conditioner.encode(RAW, {"lable": drop["label"]})
 
@@ -137,7 +136,7 @@ def test_the_output_of_a_denoiser_depends_on_the_time_and_on_every_condition(con
         torch.nn.init.normal_(parameter, std=0.2)
     denoiser, x = Denoiser(network, Cosine(), conditioner=conditioner), torch.randn(3, 1, 4, 4)
     output = denoiser(x, 0.5, denoiser.encode(RAW)).output
-    assert denoiser.conditions == tuple(CONDITIONS)
+    assert denoiser.droppable == tuple(CONDITIONS)
     others = [denoiser(x, 0.6, denoiser.encode(RAW)).output]
     others += [denoiser(x, 0.5, denoiser.encode(RAW | {name: OTHER[name]})).output for name in CONDITIONS]
     for other in others:
@@ -188,7 +187,7 @@ def test_guidance_contrasts_all_conditions_with_nulls_of_their_own_shape(conditi
         ("tokens", [0, 1, 2, 3, 4], "1 to 4 tokens for this model, not 5"),
         ("tokens", torch.zeros(1, 4), "integers"),
         ("embeddings", torch.zeros(1, 4, 5), r"\(B, L, 6\), not \(1, 4, 5\)"),
-        ("embeddings", torch.full((4, 6), torch.inf), "infinity"),
+        ("embeddings", torch.full((5, 6), torch.inf), "infinity"),
         ("lables", [1], "did you mean 'label"),
     ],
 )
@@ -213,7 +212,7 @@ def test_labels_are_numbers_or_names():
 
 def test_a_vector_is_standardised_by_the_data():
     values = torch.tensor([[1.0, 100.0], [3.0, 100.0], [5.0, 100.0]])
-    facts = Vector.facts(values, ())
+    facts = Vector.facts(values, 9 * values, ())
     assert facts == {"size": 2, "mean": [3.0, 100.0], "std": [pytest.approx(1.63299, abs=1e-4), 1.0]}
     part = Vector(width=4, **facts)
     plain = Vector(2, 4)
@@ -247,7 +246,7 @@ def test_a_mask_is_one_hot_and_repeats():
     encoded = part(part.read([[0, 1], [2, 2]]))
     assert encoded.shape == (1, 3, 4, 4) and (encoded.sum(1) == 1).all()
     assert encoded[0].argmax(0).tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 2, 2], [2, 2, 2, 2]]
-    assert Mask.facts(torch.zeros(2, 3, 3, dtype=torch.int64), ()) == {"classes": 2}
+    assert Mask.facts(*[torch.zeros(2, 3, 3, dtype=torch.uint8)] * 2, ()) == {"classes": 2}
 
 
 def test_tokens_know_their_place_and_padding_is_the_null():
@@ -257,4 +256,35 @@ def test_tokens_know_their_place_and_padding_is_the_null():
     padded = part(part.read([[3, 5], [3]]))
     assert a.shape == (1, 4, 6) and torch.equal(padded[0], a[0])
     assert torch.equal(part(part.read(torch.tensor([3, 5]))), a)
-    assert_close(padded[1, 1:], part.null()[0].expand(3, 6))
+    assert_close(padded[1, 1:], part.null()[0, 1:])
+    assert part.null().shape == (1, 4, 6)  # as long as a dropped sequence
+
+
+def test_embeddings_of_a_fixed_length_have_a_null_as_long():
+    part = Embeddings(6, length=5)
+    assert part.null().shape == (1, 5, 6) and Embeddings(6).null().shape == (1, 1, 6)
+    with pytest.raises(InputError, match="5 vectors for this model, not 4"):
+        part.read(torch.zeros(4, 6))
+    with pytest.raises(InputError, match="'a', 'b' feed tokens together, so 'b' has no length"):
+        Conditioner({"a": part, "b": Embeddings(6)})
+
+
+def test_white_is_one_where_there_are_two_classes():
+    assert Mask(2).read(torch.tensor([[0, 255], [1, 0]])).tolist() == [[[0, 1], [1, 0]]]
+    with pytest.raises(InputError, match="label 255 is out of range"):
+        Mask(3).read(torch.tensor([[0, 255]]))
+
+
+@pytest.mark.parametrize("name", ["type", "values", "forward", "a.b", "1st", ""])
+def test_names_that_cannot_be_are_refused(name):
+    with pytest.raises(InputError, match="a condition"):
+        Conditioner({name: Label(2, 4)})
+
+
+def test_what_is_dropped_for_every_sample_is_not_encoded(monkeypatch):
+    part, label = MADE["encoded-image"](), Label(5, 8, optional=False)
+    monkeypatch.setattr(part, "forward", lambda values: pytest.fail("it was encoded"))
+    conditioner = Conditioner({"low": part, "label": label})
+    raw = {"low": RAW["encoded-image"], "label": RAW["label"]}
+    encoded = conditioner.encode(raw, torch.ones(3, dtype=torch.bool))["vector"]
+    assert torch.equal(encoded, part.null() + label(RAW["label"]))

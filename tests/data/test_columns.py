@@ -28,11 +28,12 @@ def test_every_kind_is_read_from_arrays_and_by_its_condition(tmp_path, kind):
     np.savez(tmp_path / "data.npz", images=IMAGES, mine=ARRAYS[kind])
     parts = arrays.load(tmp_path / "data.npz", 0.5, {"mine": kind})
     values, classes = parts.train.conditions["mine"], parts.train.classes.get("mine", ())
-    facts = CONDITIONS[kind].facts(values, classes)
+    facts = CONDITIONS[kind].facts(values, parts.held_out.conditions["mine"], classes)
     width = {"width": 8} if CONDITIONS[kind].feeds == "vector" else {}
     part = CONDITIONS[kind](**width, **facts)
-    assert torch.equal(part.read(values), values)
-    assert len(part(values)) == len(values) == 3
+    assert torch.equal(part.read(values), values.long() if kind == "mask" else values)
+    assert len(part(part.read(values))) == len(values) == 3
+    part.read(parts.held_out.conditions["mine"])  # what is held out is known too
 
 
 def test_two_labels_with_names_of_their_own(tmp_path):
@@ -47,10 +48,18 @@ def test_two_labels_with_names_of_their_own(tmp_path):
     assert parts.held_out.conditions["digit"].unique().numel() == 3  # every class of the first label alike
 
 
-def test_conditions_made_from_the_sample_are_not_looked_for(tmp_path):
-    np.save(tmp_path / "data.npy", IMAGES)
-    parts = arrays.load(tmp_path / "data.npy", 0.5, {"low": {"name": "image", "of": "sample", "factor": 2}})
-    assert parts.train.conditions == {}
+@pytest.mark.parametrize("name", ["image", "split", "images"])
+def test_the_samples_are_no_condition_whatever_it_is_called(tmp_path, name):
+    np.savez(tmp_path / "data.npz", images=IMAGES)
+    with pytest.raises(InputError, match=f"no array '{name}' or '{name}s'"):
+        arrays.load(tmp_path / "data.npz", 0.5, {name: "image"})
+
+
+def test_every_kind_is_read_from_tables_too_or_refused_by_name():
+    for kind in (*CONDITIONS, "angle"):
+        if kind not in columns.KINDS:
+            with pytest.raises(InputError, match="unknown kind of condition 'angle'"):
+                columns.wanted({"x": kind})
 
 
 @pytest.mark.parametrize(
@@ -75,6 +84,7 @@ def test_unfit_arrays_are_refused(tmp_path, kind, array, message):
 
 def test_labels_of_a_table_are_names_in_order():
     assert columns.of_table("t", "label", "x", ["10", "9", "10", " 2"]).classes == ("2", "9", "10")
+    assert columns.label_names(["1", "01", "001"]).classes == ("001", "01", "1")  # in one order, whatever the hashes
     column = columns.of_table("t", "label", "x", ["b", "a", 3, True])
     assert column.classes == ("3", "a", "b", "true") and column.values.tolist() == [2, 1, 0, 3]
 

@@ -124,5 +124,50 @@ def test_other_refusals(pictures):
 
 def test_masks_are_read_alone_too(pictures):
     assert folder.read_mask(pictures / "masks" / "2.png").unique().tolist() == [2]
-    Image.fromarray(np.array([[0, 255], [255, 0]], np.uint8)).save(pictures / "bw.png")
-    assert folder.read_mask(pictures / "bw.png").tolist() == [[0, 1], [1, 0]]
+    for numbers, kind in ((np.array([[0, 3], [100, 255]]), np.uint8), (np.array([[0, 3], [100, 200]]), np.uint16)):
+        Image.fromarray(numbers.astype(kind)).save(pictures / "map.png")
+        assert folder.read_mask(pictures / "map.png").tolist() == numbers.tolist()  # classes are no brightness
+    for picture, message in (
+        (Image.fromarray(np.array([[0, 300]], np.uint16)), "class 300: 0 to 255"),
+        (Image.new("RGB", (2, 2), (9, 0, 0)), "it has colours"),
+    ):
+        picture.save(pictures / "map.png")
+        with pytest.raises(InputError, match=message):
+            folder.read_mask(pictures / "map.png")
+
+
+def test_masks_of_16_bits_keep_their_classes_in_training(pictures):
+    for i in range(6):
+        Image.fromarray(np.full((8, 8), i, np.uint16)).save(pictures / "masks" / f"{i}.png")
+    jsonl(pictures, [{"file_name": f"large/{i}.png", "map": f"masks/{i}.png"} for i in range(6)])
+    values, conditions = everything(folder.load(pictures, (8, 8), 1, conditions={"map": "mask"}))
+    assert torch.equal(conditions["map"][:, 0, 0].long(), values.long() // 10)
+
+
+def test_embeddings_are_arrays_in_files(pictures):
+    for i in range(6):
+        np.save(pictures / f"{i}.npy", np.full((2, 3), i, np.float16))
+    jsonl(pictures, [{"file_name": f"large/{i}.png", "text": f"{i}.npy"} for i in range(6)])
+    values, conditions = everything(folder.load(pictures, (8, 8), 1, conditions={"text": "embeddings"}))
+    assert conditions["text"].shape == (6, 2, 3) and torch.equal(conditions["text"][:, 0, 0], values / 10)
+    for array, message in (
+        (np.zeros(3), r"\(L, d\)"),
+        (np.zeros((3, 3)), "pad them"),
+        (np.full((2, 3), np.nan), "NaN"),
+    ):
+        np.save(pictures / "5.npy", array)
+        with pytest.raises(InputError, match=f"text of row 6.*{message}"):
+            folder.load(pictures, (8, 8), 1, conditions={"text": "embeddings"})
+    (pictures / "5.npy").write_bytes(b"")
+    with pytest.raises(InputError, match=r"text of row 6, '5\.npy', cannot be read"):
+        folder.load(pictures, (8, 8), 1, conditions={"text": "embeddings"})
+
+
+def test_texts_keep_their_line_breaks(pictures):
+    (pictures / "metadata.csv").write_bytes(
+        b'\xef\xbb\xbffile_name,note\r\nlarge/1.png,"one\ntwo"\r\nlarge/2.png,x\r\n'
+    )
+    assert metadata.read(pictures).columns == {"note": ["one\ntwo", "x"]}
+    (pictures / "metadata.csv").unlink()
+    (pictures / "metadata.jsonl").write_text('{"file_name": "large/1.png", "note": "a\u2028b"}\r\n', newline="")
+    assert metadata.read(pictures).columns == {"note": ["a\u2028b"]}

@@ -208,6 +208,25 @@ def test_the_published_DiT_is_read_under_its_old_class_with_its_other_epsilon(tm
     assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+def test_what_a_text_encoder_makes_of_nothing_becomes_the_null(tmp_path):
+    network = made("Stable Diffusion 1")
+    folder = peers.save(tmp_path / "model", network)
+    empty, text = torch.randn(5, 6), torch.randn(5, 6)
+    model = diffusers.load(folder, device="cpu", null_tokens=empty)
+    x, t = torch.randn(1, *model.shape), torch.tensor(0.5)
+    with torch.no_grad():
+        guided = model.guided(7.5, tokens=text)(x, t).output
+        level = torch.tensor([499.0])
+        null, given = (network(x, level, encoder_hidden_states=tokens[None]).sample for tokens in (empty, text))
+    assert_close(guided, null + 7.5 * (given - null), rtol=1e-4, atol=1e-4)
+    with pytest.raises(InputError, match="tokens has none"):
+        diffusers.load(folder, device="cpu").guided(7.5, tokens=text)
+    with pytest.raises(InputError, match="null_tokens are for networks"):
+        diffusers.read(peers.save(tmp_path / "plain", made("classes, no attention")), null_tokens=empty)
+    with pytest.raises(InputError, match=r"\(B, L, 6\)"):
+        diffusers.read(folder, null_tokens=torch.zeros(5, 7))
+
+
 def test_a_class_that_stood_for_none_becomes_the_null(tmp_path):
     network = made("classes, no attention")
     folder = peers.save(tmp_path / "model", network)

@@ -62,6 +62,8 @@ WALKED = [
     ("DDIM", {**TRAILING, **FREE, **V, **ZERO}, "ddim", "trailing"),
     ("DDIM", {**TRAILING, **FREE, "prediction_type": "sample", "num_train_timesteps": 200, "beta_schedule":
               "scaled_linear"}, "ddim", "trailing"),
+    ("DPMSolverMultistep", {}, "dpm++:order=2", "linspace+1"),
+    ("UniPCMultistep", {}, "unipc:order=2,weights=bh2", "linspace+1"),
     ("DPMSolverMultistep", TRAILING, "dpm++:order=2", "trailing"),
     ("DPMSolverMultistep", {**TRAILING, **V, "solver_type": "heun"}, "dpm++:order=2,weights=exact", "trailing"),
     ("DPMSolverMultistep", {**TRAILING, **V, "solver_order": 3, "lower_order_final": False},

@@ -181,3 +181,13 @@ def test_a_folder_comes_back_when_the_new_one_cannot_take_its_place(tmp_path, mo
     with pytest.raises(InputError, match="Input/output error"):
         image.save(tmp_path / "out", COLOUR, overwrite=True)
     assert [file.name for file in tmp_path.iterdir()] == ["out"] and len(list((tmp_path / "out").iterdir())) == 5
+
+
+def test_latents_are_kept_in_npz_and_shown_nowhere(tmp_path):
+    latents = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype(np.float32)
+    image.save(tmp_path / "latents.npz", latents)
+    assert np.array_equal(np.load(tmp_path / "latents.npz")["images"], latents)
+    for bad in (lambda: image.save(tmp_path / "x.png", latents), lambda: image.grid(latents)):
+        with pytest.raises(InputError, match="latents"):
+            bad()
+    assert not (tmp_path / "x.png").exists()

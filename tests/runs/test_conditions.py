@@ -14,7 +14,8 @@ from tiny import TINY, train
 from undiffuse import evaluation, recipes
 from undiffuse.conditioning import CONDITIONS
 from undiffuse.errors import InputError
-from undiffuse.experiment import Experiment, conditions_by_class, conditions_in_turn
+from undiffuse.examples import conditions_by_class, conditions_in_turn
+from undiffuse.experiment import Experiment
 
 N = 120
 digits = load_digits()
@@ -170,7 +171,7 @@ def test_super_resolution_is_shown_a_smaller_copy_of_the_sample(tmp_path: Path, 
         model.sample(1, low=np.zeros((6, 8), np.uint8), shape=(1, 8, 8))
     with pytest.raises(InputError, match="'low' must be given"):
         model.sample(1)
-    with pytest.raises(InputError, match="guidance=2 contrasts"):
+    with pytest.raises(InputError, match=r"guidance=2 contrasts .* but low has none"):
         model.sample(1, low=np.zeros((4, 4), np.uint8), guidance=2)
 
 
@@ -200,14 +201,18 @@ def test_a_table_beside_pictures_trains_and_names_are_classes(tmp_path: Path, ca
     [
         (["condition={digit: lable}"], "did you mean 'label'"),
         (["condition={seed: label}"], "cannot be called 'seed'"),
-        (["condition={'a b': label}"], "letters, digits and underscores"),
+        (["condition={type: label}"], "cannot be called 'type'"),
+        (["condition={image: image}"], "no array 'image' or 'images'"),
+        (["condition={round: {name: image, factor: 2, optional: false}}", "objective.drop_each={round: 0.1}"],
+         "drops 'round', which is not optional"),
+        (["condition={'a b': label}"], "letters, digits, hyphens and underscores"),
         (["condition={digit: label}", "objective.drop_each={dgit: 0.1}"], "did you mean 'digit'"),
         (["condition={digit: label}", "objective.drop_each={digit: 2}"], r"in \[0, 1\], not 2"),
         (["condition={thick: vector}"], "no array 'thick' or 'thicks'"),
         (["condition={digit: {name: label, width: 3, size: 4}}"], "unknown argument .*'size'"),
         (["condition={round: image}"], "8x8 were asked for, but the condition is for samples of 4x4"),
         (["condition={words: tokens, vectors: embeddings}"], "of one width, not 5 and 256"),
-        (["condition={digit: {name: label, optional: false}}"], "no null: use guidance=1"),
+        (["condition={digit: {name: label, optional: false}}"], "digit has none .*: use guidance=1"),
         (["condition=none", "network.learned_variance=true"], "needs an objective that trains it"),
         (["condition={low: {name: image, of: sample, factor: 3}}"], "8 pixels cannot be made 3 times smaller"),
         (["condition={digit: label}", "network=mlp"], "vectors|numbers|samples"),
@@ -280,3 +285,68 @@ def test_every_network_of_pictures_takes_them_all(tmp_path: Path, data: Path, ne
     weights = made.state.denoiser.state_dict()
     assert all(value.isfinite().all() for value in weights.values())
     assert ud.load(tmp_path / "run").sample(2, digit=[1, 2], words=[3, 4], steps=2).shape == (2, 8, 8)
+
+
+def test_what_only_held_out_samples_have_is_known(tmp_path: Path) -> None:
+    split = np.arange(40) >= 30
+    words = np.stack([np.arange(40), np.arange(40)], 1)
+    ink = np.repeat(np.arange(40) // 10, 64).reshape(40, 8, 8)
+    np.savez(tmp_path / "data.npz", images=IMAGES[:40], split=split, words=words, ink=ink)
+    made = experiment(tmp_path / "run", tmp_path / "data.npz", "condition={words: tokens, ink: mask}")
+    assert made.pipeline.parts["words"].vocabulary == 40 and made.pipeline.parts["ink"].classes == 4
+    train(made)  # with its validation
+
+
+def test_a_condition_that_is_not_optional_is_never_dropped(tmp_path: Path, data: Path) -> None:
+    low = "round: {name: image, factor: 2, optional: false}"
+    made = experiment(tmp_path / "run", data, f"condition={{digit: label, {low}}}", "objective.drop_each={digit: 0.5}")
+    train(made)
+    model = ud.load(tmp_path / "run")
+    small = IMAGES[3, ::2, ::2]
+    guided = model.sample(1, digit=3, round=small, guidance=3.0, steps=2)
+    assert not np.array_equal(guided, model.sample(1, digit=3, round=small, guidance=1.0, steps=2))
+    with pytest.raises(InputError, match="round has none"):
+        model.sample(1, round=small, guidance=3.0, steps=2)
+
+
+def test_a_label_that_is_not_optional_is_evaluated(tmp_path: Path, data: Path, monkeypatch) -> None:
+    label = "condition={digit: {name: label, optional: false}}"
+    train(experiment(tmp_path / "run", data, label, "sampling.guidance=1"))
+    monkeypatch.setattr(evaluation, "FULL_STEPS", 4)
+    monkeypatch.setattr(evaluation, "SWEEP", evaluation.SWEEP[:1])
+    result = evaluation.evaluate(tmp_path / "run", n=10, sweep_n=10)
+    assert "label_agreement" in result.numbers and "guidance" not in result.pictures
+
+
+def test_a_condition_is_encoded_once_in_a_run_of_sampling(mixed: Path, monkeypatch) -> None:
+    model, rows = ud.load(mixed), []
+    part = model.parts["digit"]
+    monkeypatch.setattr(part, "forward", lambda values: rows.append(len(values)) or part.embedding(values))
+    model.sample(5, digit=3, guidance=2.0, steps=3, batch_size=2)
+    assert rows == [1]  # one value for all, whatever the batches, the steps and the guidance
+    rows.clear()
+    model.sample(5, digit=[0, 1, 2, 3, 4], guidance=2.0, steps=3, batch_size=2)
+    assert rows == [2, 2, 1]
+
+
+def test_pictures_of_another_size_lead_everywhere(tmp_path: Path, data: Path, call) -> None:
+    run = tmp_path / "run"
+    train(experiment(run, data, "condition={low: {name: image, of: sample, factor: 2}}"))
+    Image.fromarray(IMAGES[0][:6]).save(tmp_path / "low.png")  # 6 x 8
+    given = ("-c", f"low={tmp_path / 'low.png'}", "--sampler", "ddim")
+    for arguments in (
+        ("interpolate", run, "--seeds", "0,1", "--steps-between", 1, "--out", tmp_path / "row.png"),
+        ("grid", run, "--steps", 2, "--n", 1),
+        ("sample", run, "--n", 1, "--out", tmp_path / "one.png"),
+    ):
+        code, _, err = call(*arguments, *given)
+        assert code == 0, err
+
+
+def test_an_imported_run_names_no_data_to_be_measured_against(mixed: Path, own_run: Path, refused, call) -> None:
+    import yaml
+
+    spec = yaml.safe_load((own_run / "recipe.yaml").read_text())
+    del spec["data"]
+    (own_run / "recipe.yaml").write_text(yaml.safe_dump(spec))
+    refused(call("evaluate", own_run), "names no data")

@@ -70,7 +70,7 @@ def test_bad_requests_are_refused(pipeline: ud.Pipeline, how: dict, message: str
 
 
 def test_a_network_of_your_own_is_filled(run: Path, pipeline: ud.Pipeline) -> None:
-    network = UNet(channels=1, width=16, multipliers=(1, 2), blocks=1, resample="narrow")
+    network = UNet(channels=1, width=16, multipliers=(1, 2), blocks=1)
     loaded = ud.load(run, network=network)
     assert loaded.denoiser.network is network
     assert np.array_equal(loaded.sample(2, label=1, steps=2), pipeline.sample(2, label=1, steps=2))

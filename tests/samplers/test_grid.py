@@ -11,7 +11,7 @@ from undiffuse import InputError
 from undiffuse.samplers import GRIDS, grid
 from undiffuse.schedule import EDM, Cosine, Flow, Linear, Sigmoid, VariancePreserving
 
-TABLES = ("leading", "leading+1", "linspace", "trailing")
+TABLES = ("leading", "leading+1", "linspace", "linspace+1", "trailing")
 
 
 @pytest.mark.parametrize("name", GRIDS)
@@ -22,8 +22,8 @@ def test_grids_fall_from_t_max_to_t_min_and_then_0(any_schedule, name, steps):
         with pytest.raises(InputError, match="tables"):
             grid.named(name, any_schedule, steps, t_min, 1.0)
         return
-    if name == "leading+1" and any_schedule.length == steps:
-        with pytest.raises(InputError, match="outside"):
+    if name in ("leading+1", "linspace+1") and any_schedule.length == steps:
+        with pytest.raises(InputError, match=r"outside|at most"):
             grid.named(name, any_schedule, steps, t_min, 1.0)
         return
     points = grid.named(name, any_schedule, steps, t_min, 1.0)
@@ -31,7 +31,7 @@ def test_grids_fall_from_t_max_to_t_min_and_then_0(any_schedule, name, steps):
     assert (points.diff() < 0).all() and points[-1] == 0
     if not name.startswith("leading"):
         assert points[0] == 1
-    if steps > 1 and name not in ("leading+1", "trailing", "vp-quadratic"):
+    if steps > 1 and name not in ("leading+1", "linspace+1", "trailing", "vp-quadratic"):
         assert math.isclose(points[-2], t_min, rel_tol=1e-9)
 
 
@@ -47,6 +47,7 @@ INTEGERS = {
     "leading": [900, 800, 700, 600, 500, 400, 300, 200, 100, 0],
     "leading+1": [901, 801, 701, 601, 501, 401, 301, 201, 101, 1],
     "linspace": [999, 888, 777, 666, 555, 444, 333, 222, 111, 0],
+    "linspace+1": [999, 899, 799, 699, 599, 500, 400, 300, 200, 100],
     "trailing": [999, 899, 799, 699, 599, 499, 399, 299, 199, 99],
 }
 
@@ -57,6 +58,10 @@ def test_the_integers_a_network_is_called_with(name):
     assert (points[:-1] * 1000 - 1).round().long().tolist() == INTEGERS[name]
     if name == "leading+1":
         with pytest.raises(InputError, match=r"t = 1\.001"):
+            grid.named(name, Linear(), 1000, 1 / 1000, 1.0)
+        return
+    if name == "linspace+1":
+        with pytest.raises(InputError, match="takes 999 steps of a table of 1000, at most"):
             grid.named(name, Linear(), 1000, 1 / 1000, 1.0)
         return
     every = grid.named(name, Linear(), 1000, 1 / 1000, 1.0)

@@ -8,6 +8,7 @@ import typer
 
 import undiffuse
 from undiffuse.cli.common import AsJson, Overwrite, RunFolder, app, console
+from undiffuse.cli.conditions import read_array
 from undiffuse.formats import diffusers
 
 
@@ -23,6 +24,9 @@ def import_(
     null_label: Annotated[
         int | None, typer.Option(help="The class that stood for no class in training; allows guidance.")
     ] = None,
+    null_tokens: Annotated[
+        Path | None, typer.Option(help="An .npy of what the text encoder makes of the empty text; allows guidance.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a run folder of a checkpoint of another library. Options without an equal are refused by name.
@@ -30,7 +34,8 @@ def import_(
     Example: undiffuse import downloads/ddpm-cifar10-32 && undiffuse sample runs/ddpm-cifar10-32
     """
     run = run or Path("runs") / path.resolve().name
-    notes = diffusers.import_folder(path, run, size=size, null_label=null_label)
+    tokens = None if null_tokens is None else read_array(str(null_tokens), "null_tokens")
+    notes = diffusers.import_folder(path, run, size=size, null_label=null_label, null_tokens=tokens)
     model = undiffuse.load(run)
     parameters = sum(parameter.numel() for parameter in model.denoiser.parameters())
     facts = {"run": str(run), "shape": list(model.shape), "parameters": parameters, "sampling": model.sampling}

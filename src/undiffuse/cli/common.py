@@ -30,7 +30,6 @@ SamplerName = Annotated[
     str | None, typer.Option(help="ddim:eta=0.5, dpm++, 'DPM++ 2M Karras', ...: see `undiffuse samplers`.")
 ]
 GridName = Annotated[str | None, typer.Option(help="Time grid: uniform, log-snr, karras, ..., or a fitted one.")]
-Labels = Annotated[str | None, typer.Option(help="Classes: 3, 0-9, 1,5,7 or names; spread evenly.")]
 
 
 @contextmanager

@@ -96,7 +96,7 @@ def _labels(name: str, part: Labels, text: str, n: int) -> list[str]:
 
 def _vector(name: str, part: Vector, text: str, n: int) -> Any:
     if text.endswith((".npy", ".npz")):
-        return _array(text, name)
+        return read_array(text, name)
     try:
         return [float(number) for number in text.split(",")]
     except ValueError as error:
@@ -105,7 +105,7 @@ def _vector(name: str, part: Vector, text: str, n: int) -> Any:
 
 def _tokens(name: str, part: Tokens, text: str, n: int) -> Any:
     if text.endswith((".npy", ".npz")):
-        return _array(text, name)
+        return read_array(text, name)
     if not re.fullmatch(r"\s*\d+(\s*,\s*\d+)*\s*", text):
         raise InputError(f"the condition {name} takes token numbers with commas between them, not {text!r}")
     return [int(number) for number in text.split(",")]
@@ -114,18 +114,18 @@ def _tokens(name: str, part: Tokens, text: str, n: int) -> Any:
 def _embeddings(name: str, part: Embeddings, text: str, n: int) -> Any:
     if not text.endswith((".npy", ".npz")):
         raise InputError(f"the condition {name} takes an .npy or .npz of vectors (B, L, {part.size}), not {text!r}")
-    return _array(text, name)
+    return read_array(text, name)
 
 
 def _pictures(name: str, part: Image | EncodedImage, text: str, n: int) -> Any:
     if text.endswith((".npy", ".npz")):
-        return _array(text, name)
+        return read_array(text, name)
     return _stacked([folder.read_picture(file, part.channels) for file in _files(text)])
 
 
 def _mask(name: str, part: Mask, text: str, n: int) -> Any:
     if text.endswith((".npy", ".npz")):
-        return _array(text, name)
+        return read_array(text, name)
     return _stacked([folder.read_mask(file) for file in _files(text)])
 
 
@@ -141,8 +141,8 @@ def _stacked(pictures: list[Tensor]) -> Tensor:
     return torch.stack(pictures)
 
 
-def _array(text: str, name: str) -> np.ndarray:
-    """The array of an .npy file, or the one called NAME, NAMEs or images of an .npz file."""
+def read_array(text: str, name: str) -> np.ndarray:
+    """The array of an .npy file, or the one called NAME, NAMEs or images of an .npz file. Raises: InputError."""
     path = Path(text).expanduser()
     try:
         loaded = np.load(path, allow_pickle=False)

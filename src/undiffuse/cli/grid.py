@@ -56,7 +56,8 @@ def grid(
     every = f"0-{len(model.classes) - 1}" if model.classes and not condition else None
     given = given_conditions(model, label or every, condition, n)
     denoiser = model.guided(guidance, **given)
-    x, held_out = (denoiser.prior(range(first, first + n), model.shape) for first in (SEEDS, SEEDS + n))
+    shape = model.fitting(denoiser, None)
+    x, held_out = (denoiser.prior(range(first, first + n), shape) for first in (SEEDS, SEEDS + n))
     try:
         grids = dict(model.grids.get(name, {}))
     except InputError as error:

@@ -23,6 +23,7 @@ from undiffuse.cli.common import (
     shares,
 )
 from undiffuse.cli.conditions import ConditionOption, given_conditions, parse_labels
+from undiffuse.codecs import Identity
 from undiffuse.data import folder
 from undiffuse.denoiser import BaseDenoiser
 from undiffuse.errors import InputError
@@ -79,6 +80,7 @@ def interpolate(
     if steps_between < 0:
         raise InputError(f"--steps-between must be 0 or more, not {steps_between}")
     model = undiffuse.load(run)
+    image.check_output(out, overwrite, latents=isinstance(model.codec, Identity))
     chosen, times = model.sampler(sampler), model.times(steps, grid, sampler)
     if chosen.stochastic:
         raise InputError(f"an interpolation needs a sampler without noise, such as dpm++, not {chosen!r}")
@@ -88,16 +90,17 @@ def interpolate(
         raise InputError(f"--label takes one class here, for the whole row, not {len(classes)}")
     scale = 1.0 if images is not None and guidance is None else guidance
     denoiser: BaseDenoiser = model.guided(scale, **given)
+    shape = model.fitting(denoiser, None)
     numbers: dict[str, Any] = {}
     if seeds is not None:
-        ends = denoiser.prior(_two("--seeds", parse_integers("--seeds", seeds, least=0, below=2**63)), model.shape)
+        ends = denoiser.prior(_two("--seeds", parse_integers("--seeds", seeds, least=0, below=2**63)), shape)
     else:
         assert images is not None
         paths = [Path(path.strip()) for path in _two("--images", images.split(","))]
         inverted = editing.invert(denoiser, chosen, read_pictures(paths, model), times)
         ends, numbers["round_trip"] = inverted.noise, [round(float(error), 5) for error in inverted.round_trip]
     count = steps_between + 2
-    first, last = (end.expand(count, *model.shape) for end in ends.split(1))
+    first, last = (end.expand(count, *shape) for end in ends.split(1))
     x = editing.spherical(first, last, torch.linspace(0, 1, count, dtype=torch.float64))
     with shares("sampling") as say:
         for k, x in enumerate(samplers.walk(denoiser, chosen, x, times), start=1):  # noqa: B007, B020

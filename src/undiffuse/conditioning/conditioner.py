@@ -1,5 +1,6 @@
 """Several named conditions as one: each part encodes its own, and parts that feed the same input are merged."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
@@ -26,16 +27,20 @@ class Condition(nn.Module, ABC):
 
     feeds: ClassVar[str]
     shares_space: ClassVar[bool] = False  # whether what is done to a sample's pixels must be done to these values too
-    has_optional: bool = True
+    optional: bool = True
+    derived: bool = False  # whether values are made from the samples themselves, by `derive`
 
     @classmethod
-    def facts(cls, values: Tensor, classes: Sequence[str]) -> dict[str, Any]:
-        """The arguments that the data decide, from the training values (N, ...) and the names of their classes."""
+    def facts(cls, train: Tensor, held_out: Tensor, classes: Sequence[str]) -> dict[str, Any]:
+        """The arguments that the data decide: from values (N, ...) to train on and held out, and names of classes.
+
+        What must take every value (a vocabulary, a number of classes) follows from both, statistics from the first.
+        """
         return {}
 
-    @property
-    def derived(self) -> bool:
-        """Whether the values are made from the samples themselves, by `derive`, and not read from the data."""
+    @classmethod
+    def derives(cls, arguments: Mapping[str, Any]) -> bool:
+        """Whether, with these arguments, values are made from the samples by `derive`, and not read from the data."""
         return False
 
     def derive(self, samples: Tensor) -> Tensor:
@@ -72,11 +77,28 @@ MERGES: dict[str, Callable[[list[Tensor]], Tensor]] = {
 }
 
 
+def check_name(name: str) -> None:
+    """Raises: InputError for a name that no condition can have."""
+    if not re.fullmatch(r"[A-Za-z][\w-]*", name):
+        raise InputError(f"a condition's name has letters, digits, hyphens and underscores, not {name!r}")
+    if hasattr(nn.ModuleDict(), name):
+        raise InputError(f"a condition cannot be called {name!r}, which PyTorch has a use for: name it {name}_, say")
+
+
 class Conditioner(nn.Module):
     """Named conditions. A name that is not given, or is dropped, gets its null."""
 
     def __init__(self, parts: Mapping[str, Condition]) -> None:
         super().__init__()
+        for name in parts:
+            check_name(name)
+        tokens = {name: part for name, part in parts.items() if part.feeds == "tokens"}
+        for name, part in tokens.items():  # a null is as long as what it stands for, so that nothing else moves
+            if len(tokens) > 1 and getattr(part, "length", None) is None:
+                raise InputError(
+                    f"{', '.join(map(repr, tokens))} feed tokens together, so {name!r} has no length of its "
+                    "own to choose: give it one"
+                )
         self.parts = nn.ModuleDict(dict(parts))
 
     def part(self, name: str) -> Condition:
@@ -105,6 +127,8 @@ class Conditioner(nn.Module):
 
 
 def _encoded(name: str, part: Condition, raw: object, dropped: Tensor | None) -> Tensor:
+    if dropped is not None and dropped.device.type == "cpu" and bool(dropped.all()):
+        raw = None  # nothing is left of it, so it is not encoded
     if raw is None or dropped is not None:
         if not part.optional:
             raise InputError(

@@ -1,6 +1,6 @@
 """Pictures as conditions: laid beside the sample (super-resolution, translation), or encoded as one vector."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -49,7 +49,8 @@ def as_floats(values: Shaped[Tensor, "batch channels height width"]) -> Float[Te
 class Image(Condition):
     """Pictures (B, C, h, w), `factor` times enlarged and laid beside the sample as channels more.
 
-    channels: of the pictures; factor: by which the sample is larger than the picture each way, bicubic (Keys 1981).
+    channels: of the pictures; factor: by which the sample is larger than the picture each way, bicubic (Keys 1981, with
+    torch's a = -0.75).
     of: "data", pictures that come with the data; or "sample", the sample itself made `factor` times smaller by
     averaging, for super-resolution (Saharia et al. 2021). optional: whether one learned colour stands for no picture.
     """
@@ -65,16 +66,16 @@ class Image(Condition):
             raise unknown("source of a picture condition", of, SOURCES)
         if factor < 1:
             raise InputError(f"the factor of a picture condition must be 1 or more, not {factor}")
-        self.channels, self.factor, self.of, self.optional = channels, factor, of, optional
+        self.channels, self.factor, self.optional, self.derived = channels, factor, optional, of == "sample"
         self.absent = nn.Parameter(torch.zeros(1, channels, 1, 1)) if optional else None
 
     @classmethod
-    def facts(cls, values: Tensor, classes: Sequence[str]) -> dict[str, Any]:
-        return {"channels": values.shape[1]}
+    def facts(cls, train: Tensor, held_out: Tensor, classes: Sequence[str]) -> dict[str, Any]:
+        return {"channels": train.shape[1]}
 
-    @property
-    def derived(self) -> bool:
-        return self.of == "sample"
+    @classmethod
+    def derives(cls, arguments: Mapping[str, Any]) -> bool:
+        return arguments.get("of") == "sample"
 
     def derive(self, samples: Tensor) -> Tensor:
         for size in samples.shape[2:]:
@@ -116,8 +117,8 @@ class EncodedImage(Condition):
         self.absent = nn.Parameter(torch.randn(1, width)) if optional else None
 
     @classmethod
-    def facts(cls, values: Tensor, classes: Sequence[str]) -> dict[str, Any]:
-        return {"channels": values.shape[1]}
+    def facts(cls, train: Tensor, held_out: Tensor, classes: Sequence[str]) -> dict[str, Any]:
+        return {"channels": train.shape[1]}
 
     def read(self, raw: object) -> Shaped[Tensor, "batch channels height width"]:
         return read_images(raw, self.channels)

@@ -27,7 +27,7 @@ class Labels(Condition):
         self.embedding = nn.Embedding(len(self.classes) + optional, width)  # the last row is the null
 
     @classmethod
-    def facts(cls, values: Tensor, classes: Sequence[str]) -> dict[str, Any]:
+    def facts(cls, train: Tensor, held_out: Tensor, classes: Sequence[str]) -> dict[str, Any]:
         return {"classes": list(classes)}
 
     def read(self, raw: object) -> UInt8[Tensor, "batch classes"]:

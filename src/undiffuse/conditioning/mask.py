@@ -12,11 +12,13 @@ from undiffuse.conditioning.conditioner import Condition
 from undiffuse.conditioning.label import check_range
 from undiffuse.errors import InputError
 
+WHITE = 255
+
 
 class Mask(Condition):
     """Maps (B, h, w) of classes 0..classes-1 as one-hot channels, `factor` times enlarged by repeating.
 
-    classes: how many, 2 for a mask. The null is no class anywhere: 0 in every channel.
+    classes: how many; with 2, white (255) is the same as 1. The null is no class anywhere: 0 in every channel.
     """
 
     feeds = "image"
@@ -31,8 +33,8 @@ class Mask(Condition):
         self.register_buffer("absent", torch.zeros(1, classes, 1, 1), persistent=False)
 
     @classmethod
-    def facts(cls, values: Tensor, classes: Sequence[str]) -> dict[str, Any]:
-        return {"classes": max(2, int(values.max()) + 1)}
+    def facts(cls, train: Tensor, held_out: Tensor, classes: Sequence[str]) -> dict[str, Any]:
+        return {"classes": max(2, int(train.max()) + 1, int(held_out.max()) + 1)}
 
     @property
     def channels(self) -> int:
@@ -46,6 +48,7 @@ class Mask(Condition):
         if values.ndim != 3 or values.is_floating_point() or values.is_complex():
             raise InputError(f"a mask is made of integers (B, H, W), not of {values.dtype} {tuple(values.shape)}")
         values = values.long()
+        values = values.masked_fill(values == WHITE, 1) if self.classes == 2 else values
         check_range(values, self.classes)
         return values
 

@@ -32,8 +32,8 @@ class Tokens(Condition):
         self.positions = nn.Parameter(0.02 * torch.randn(length, context))
 
     @classmethod
-    def facts(cls, values: Tensor, classes: Sequence[str]) -> dict[str, Any]:
-        return {"vocabulary": int(values.max()) + 1, "length": values.shape[1]}
+    def facts(cls, train: Tensor, held_out: Tensor, classes: Sequence[str]) -> dict[str, Any]:
+        return {"vocabulary": max(int(train.max()), int(held_out.max())) + 1, "length": train.shape[1]}
 
     def read(self, raw: object) -> Int64[Tensor, "batch length"]:
         """raw: integers (L,) or (B, L), or lists of them of any lengths up to `length`."""
@@ -59,8 +59,8 @@ class Tokens(Condition):
         vectors: Tensor = self.embedding(values.masked_fill(absent, self.vocabulary))
         return vectors + self.positions[: values.shape[1]].masked_fill(absent[..., None], 0.0)
 
-    def null(self) -> Float[Tensor, "1 1 context"]:
-        return self.embedding.weight[self.vocabulary :, None]
+    def null(self) -> Float[Tensor, "1 length context"]:
+        return self.embedding.weight[self.vocabulary :, None].expand(-1, self.length, -1)
 
 
 def padded(sequences: Sequence[Any]) -> Int64[Tensor, "batch length"]:
@@ -76,19 +76,23 @@ def padded(sequences: Sequence[Any]) -> Int64[Tensor, "batch length"]:
 class Embeddings(Condition):
     """Vectors (B, L, size) made by another model, a text encoder say, as they are.
 
-    size: of a vector; optional: whether one learned vector stands for a sequence that is not given.
+    size: of a vector; length: of a sequence, None for any; optional: whether a learned sequence (of one vector,
+    where any length will do) stands for what is not given.
     """
 
     feeds = "tokens"
 
-    def __init__(self, size: int, optional: bool = True) -> None:
+    def __init__(self, size: int, length: int | None = None, optional: bool = True) -> None:
         super().__init__()
-        self.size, self.context, self.optional = size, size, optional
-        self.absent = nn.Parameter(0.02 * torch.randn(1, 1, size)) if optional else None
+        for name, value in (("size", size), ("length", 1 if length is None else length)):
+            if value < 1:
+                raise InputError(f"{name} of embeddings must be 1 or more, not {value}")
+        self.size, self.context, self.length, self.optional = size, size, length, optional
+        self.absent = nn.Parameter(0.02 * torch.randn(1, length or 1, size)) if optional else None
 
     @classmethod
-    def facts(cls, values: Tensor, classes: Sequence[str]) -> dict[str, Any]:
-        return {"size": values.shape[2]}
+    def facts(cls, train: Tensor, held_out: Tensor, classes: Sequence[str]) -> dict[str, Any]:
+        return {"size": train.shape[2], "length": train.shape[1]}
 
     def read(self, raw: object) -> Float[Tensor, "batch length size"]:
         """raw: (L, size) or (B, L, size)."""
@@ -96,6 +100,8 @@ class Embeddings(Condition):
         values = values[None] if values.ndim == 2 else values
         if values.ndim != 3 or values.shape[2] != self.size or values.shape[1] < 1:
             raise InputError(f"embeddings must have shape (B, L, {self.size}), not {tuple(values.shape)}")
+        if self.length is not None and values.shape[1] != self.length:
+            raise InputError(f"a sequence has {self.length} vectors for this model, not {values.shape[1]}")
         if values.device.type == "cpu" and not bool(values.isfinite().all()):
             raise InputError("embeddings must be finite, but hold NaN or infinity")
         return values
@@ -103,6 +109,6 @@ class Embeddings(Condition):
     def forward(self, values: Float[Tensor, "batch length size"]) -> Float[Tensor, "batch length size"]:
         return values
 
-    def null(self) -> Float[Tensor, "1 1 size"]:
+    def null(self) -> Float[Tensor, "1 length size"]:
         assert self.absent is not None
         return self.absent

@@ -41,11 +41,11 @@ class Vector(Condition):
         self.absent = nn.Parameter(torch.randn(1, width)) if optional else None
 
     @classmethod
-    def facts(cls, values: Tensor, classes: Sequence[str]) -> dict[str, Any]:
-        mean, std = values.double().mean(0), values.double().std(0, correction=0)
+    def facts(cls, train: Tensor, held_out: Tensor, classes: Sequence[str]) -> dict[str, Any]:
+        mean, std = train.double().mean(0), train.double().std(0, correction=0)
         std = torch.where(std > 1e-6 * mean.abs().clamp(min=1e-30), std, 1.0)  # a constant stays where it is
         return {
-            "size": values.shape[1],
+            "size": train.shape[1],
             "mean": [float(f"{value:.6g}") for value in mean],
             "std": [float(f"{value:.6g}") for value in std],
         }

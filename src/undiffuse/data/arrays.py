@@ -11,6 +11,7 @@ from undiffuse.data.columns import Column, Conditions, of_array, rows, wanted
 from undiffuse.data.dataset import Dataset, Split, missing, split
 from undiffuse.errors import InputError
 
+OWN = ("images", "split", "classes")  # arrays that are no condition's, whatever it is called
 TO_UINT8 = {
     "f": "if they lie in 0..1, convert with (images * 255).round().clip(0, 255).astype('uint8')",
     "u": "if they are 16-bit, convert with (images // 257).astype('uint8')",
@@ -42,11 +43,11 @@ def load(path: str | Path, held_out: float = 0.1, conditions: Conditions = Mappi
     samples = _samples(path, arrays["images"])
     columns: dict[str, Column] = {}
     for name, arguments in asked.items():
-        key = name if name in arrays else f"{name}s"
-        if key not in arrays:
+        key = next((key for key in (name, f"{name}s") if key in arrays and key not in OWN), None)
+        if key is None:
             raise InputError(
-                f"{path} has no array {name!r} or {key!r} for the condition {name!r}, only {', '.join(keys)}: add "
-                "it, or use another condition (condition=none)"
+                f"{path} has no array {name!r} or {name + 's'!r} for the condition {name!r}, only {', '.join(keys)}: "
+                "add it, or use another condition (condition=none)"
             )
         class_names = arrays.get(f"{name}_classes", arrays.get("classes"))
         columns[name] = of_array(path, arguments["name"], key, arrays[key], len(samples), class_names)

@@ -29,15 +29,12 @@ class Column(NamedTuple):
 
 
 def wanted(conditions: Conditions) -> dict[str, dict[str, Any]]:
-    """{name: {"name": kind, ...}} for the conditions that the data must hold (the others are made from the sample).
-
-    Raises: InputError for unknown kinds.
-    """
+    """{name: {"name": kind, ...}}. Raises: InputError for kinds that are not read."""
     asked = {name: {"name": given} if isinstance(given, str) else dict(given) for name, given in conditions.items()}
     for arguments in asked.values():
         if arguments["name"] not in KINDS:
             raise unknown("kind of condition", arguments["name"], KINDS)
-    return {name: arguments for name, arguments in asked.items() if arguments.get("of") != "sample"}
+    return asked
 
 
 # -- arrays -----------------------------------------------------------------------------------------------------------
@@ -200,16 +197,16 @@ def mask_classes(where: str, masks: Tensor) -> Tensor:
     """Maps of integers (N, H, W) as classes from 0; black and white, 0 and 255, become 0 and 1. Raises: InputError."""
     if bool((masks < 0).any()):
         raise InputError(f"{where}: a mask holds {int(masks.min())}: classes from 0 are needed")
-    if bool(((masks == 0) | (masks == 255)).all()):
-        return masks // 255
     if int(masks.max()) > 255:
         raise InputError(f"{where}: a mask holds class {int(masks.max())}: 0 to 255 is allowed")
-    return masks
+    if bool(((masks == 0) | (masks == 255)).all()):
+        masks = masks // 255
+    return masks.to(torch.uint8)
 
 
 def _sorted(names: set[str]) -> tuple[str, ...]:
     numeric = all(re.fullmatch(r"-?\d+", name) for name in names)
-    return tuple(sorted(names, key=int) if numeric else sorted(names))
+    return tuple(sorted(names, key=lambda name: (int(name), name)) if numeric else sorted(names))
 
 
 def _plain(value: object) -> str:

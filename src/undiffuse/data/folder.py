@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -74,7 +74,9 @@ def load(
     for name, arguments in asked.items():
         kind = arguments["name"]
         if table is not None and name in table.columns:
-            if kind in PICTURES:
+            if kind == "embeddings":
+                columns[name] = Column(_stacked_arrays(table, name, root))
+            elif kind in PICTURES:
                 columns[name], readable = _picture_column(root, table, name, arguments, stored, channels, skip_corrupt)
                 kept &= readable
             else:
@@ -100,6 +102,25 @@ def _read_all(
     return samples, torch.tensor(read)
 
 
+def _stacked_arrays(table: metadata.Table, name: str, root: Path) -> Tensor:
+    """The arrays (L, d) of the .npy files that a column names, as (N, L, d). Raises: InputError naming the row."""
+    arrays: list[np.ndarray] = []
+    for row, value in enumerate(table.columns[name]):
+        where = f"{table.path}: {name} of row {row + 1}, {value!r},"
+        try:
+            array = np.load(root / str(value), allow_pickle=False)
+        except Exception as error:  # numpy raises a dozen kinds on damaged bytes
+            raise InputError(f"{where} cannot be read as an .npy file ({str(error).splitlines()[0]})") from error
+        if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiu" or not array.size:
+            raise InputError(f"{where} is not an array of numbers (L, d)")
+        if arrays and array.shape != arrays[0].shape:
+            raise InputError(f"{where} is {array.shape}, and the first is {arrays[0].shape}: pad them to one shape")
+        if not np.isfinite(array).all():
+            raise InputError(f"{where} holds NaN or infinity")
+        arrays.append(array.astype(np.float32))
+    return torch.from_numpy(np.stack(arrays))
+
+
 def _picture_column(
     root: Path,
     table: metadata.Table,
@@ -119,7 +140,7 @@ def _picture_column(
             raise InputError(f"{table.path}: {name} of row {row + 1} names the picture {file}, which does not exist")
     smaller = (size[0] // factor, size[1] // factor)
     read, kept = _read_all(files, smaller, 1 if mask else int(arguments.get("channels", channels)), skip_corrupt, mask)
-    return Column(mask_classes(str(table.path), read[:, 0].long()) if mask else read), kept
+    return Column(mask_classes(str(table.path), read[:, 0]) if mask else read), kept
 
 
 def _check(size: tuple[int, int], channels: int, crop: str) -> None:
@@ -151,16 +172,14 @@ def find(root: Path) -> list[Path]:
     return files
 
 
-def read_mask(file: str | Path) -> Int64[Tensor, "height width"]:
+def read_mask(file: str | Path) -> UInt8[Tensor, "height width"]:
     """A map of classes at its own size, from a grey picture or a palette's numbers. Raises: InputError."""
     try:
         with Image.open(file) as opened:
-            turned = ImageOps.exif_transpose(opened)
-            picture = turned if turned.mode in "PL" else _in_mode(turned, "L")
-            values = torch.from_numpy(np.array(picture)).long()
+            values = torch.from_numpy(np.array(_class_map(ImageOps.exif_transpose(opened))))
     except Exception as error:  # decoders raise nearly anything on damaged bytes
         raise InputError(f"cannot read the image {file} ({error or type(error).__name__})") from error
-    return mask_classes(str(file), values)
+    return values
 
 
 def _class_names(root: Path, files: list[Path]) -> list[str]:
@@ -184,7 +203,7 @@ def _read_into(sample: Tensor, file: Path, skip_corrupt: bool, nearest: bool) ->
     try:
         with Image.open(file) as opened:
             turned = ImageOps.exif_transpose(opened)
-            picture = turned.copy() if nearest and turned.mode in "PL" else _in_mode(turned, MODES[channels])
+            picture = _class_map(turned) if nearest else _in_mode(turned, MODES[channels])
         rule = Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS
         picture = ImageOps.fit(picture, (width, height), rule)
     except Exception as error:  # decoders raise nearly anything on damaged bytes
@@ -212,6 +231,21 @@ def read_picture(file: str | Path, channels: int) -> UInt8[Tensor, "channels hei
     if channels == 1 and not bool((pixels == pixels[:1]).all()):
         raise InputError(f"{file} has colours, but this model takes 1 channel: make it grey first")
     return pixels[:channels].contiguous()
+
+
+def _class_map(picture: Image.Image) -> Image.Image:
+    """A picture whose numbers are classes, one byte each: a palette's, or grey. Raises: ValueError for another."""
+    if picture.mode in ("P", "L"):
+        return picture.copy()
+    if picture.mode.startswith("I"):  # 16 bits
+        numbers = np.asarray(picture)
+        if numbers.min() < 0 or numbers.max() > 255:
+            raise ValueError(f"it holds class {numbers.max()}: 0 to 255 is allowed")
+        return Image.fromarray(numbers.astype(np.uint8))
+    colours = np.asarray(picture.convert("RGB"))
+    if not (colours == colours[..., :1]).all():
+        raise ValueError("it has colours: the classes of a mask are grey values, or the numbers of a palette")
+    return Image.fromarray(np.ascontiguousarray(colours[..., 0]))
 
 
 def _in_mode(picture: Image.Image, mode: str) -> Image.Image:

@@ -1,6 +1,7 @@
 """The table beside a folder's pictures: metadata.csv or metadata.jsonl, a row per picture."""
 
 import csv
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ def read(root: Path) -> Table | None:
 
 def _csv(path: Path, text: str) -> list[dict[str, object]]:
     try:
-        reader = csv.DictReader(text.splitlines(), strict=True)
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         rows: list[dict[str, object]] = []
         for number, row in enumerate(reader, start=1):
             if None in row or None in row.values():
@@ -69,7 +70,7 @@ def _csv(path: Path, text: str) -> list[dict[str, object]]:
 
 def _jsonl(path: Path, text: str) -> list[dict[str, object]]:
     rows = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # splitlines breaks at more than ends of lines
         if not line.strip():
             continue
         try:

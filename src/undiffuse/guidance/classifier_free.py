@@ -37,7 +37,7 @@ class ClassifierFree(Wrapper):
         """Per input (B, 2, ...): the null, then the condition."""
         if not condition:
             raise InputError("classifier-free guidance needs a condition to guide to; give one, or leave guidance out")
-        # all dropped, not none given: nulls of the condition's own shape
+        # all dropped, not none given: a condition without a null stands on both sides
         null = self.denoiser.encode(condition, torch.ones(1, dtype=torch.bool))
         conditional = self.denoiser.encode(condition, drop)
         return {name: torch.stack([null[name].expand_as(value), value], 1) for name, value in conditional.items()}

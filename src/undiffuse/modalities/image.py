@@ -48,6 +48,8 @@ def grid(
     Raises: InputError when there are no pictures, or for a number below 1 (padding: below 0).
     """
     images = _checked(images)
+    if images.dtype != np.uint8:
+        raise InputError(f"pictures are {images.dtype}: uint8 is shown; floats are latents, which an .npz holds")
     n, height, width, channels = images.shape
     columns = math.ceil(math.sqrt(n)) if columns is None else columns
     scale = math.ceil(SMALLEST_CELL / min(height, width)) if scale is None else scale
@@ -136,7 +138,8 @@ def _checked(images: np.ndarray) -> np.ndarray:
     """The same pictures as (N, H, W, C)."""
     if images.dtype not in (np.uint8, np.float32) or images.ndim not in (3, 4) or images.size == 0:
         raise InputError(
-            f"pictures are {images.dtype} {images.shape}: uint8 (N, H, W) or (N, H, W, C), not empty, is needed"
+            f"pictures are {images.dtype} {images.shape}: uint8 (N, H, W) or (N, H, W, C), not empty, is needed "
+            "(or latents, float32)"
         )
     return images[..., None] if images.ndim == 3 else images
 

@@ -34,9 +34,11 @@ def sinusoidal(values: Float[Tensor, " batch"], width: int, frequency_shift: int
     frequency_shift: 1 makes 1e-4 the last frequency (Ho et al. 2020), 0 the one after the last.
     """
     half = width // 2
+    wide = torch.promote_types(values.dtype, torch.float32)
     # divided last, as everyone does: at level 1000 an ulp of a frequency is 1e-4 of an angle
-    frequencies = torch.exp(-math.log(10000) * torch.arange(half, device=values.device) / (half - frequency_shift))
-    angles = values.float()[:, None] * frequencies
+    steps = torch.arange(half, device=values.device, dtype=wide)
+    frequencies = torch.exp(-math.log(10000) * steps / (half - frequency_shift))
+    angles = values.to(wide)[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], 1)
 
 
@@ -306,8 +308,9 @@ class UNet(nn.Module):
         levels = len(multipliers)
         sizes = {"channels": channels, "width": width, "blocks": blocks, "patch": patch, "head_width": head_width}
         sizes |= {"groups": groups} | ({} if context is None else {"context": context})
+        sizes |= {} if embedding is None else {"embedding": embedding}
         for name, size in [*sizes.items(), *(("multipliers", m) for m in multipliers)]:
-            if not isinstance(size, int) or size < 1:
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
                 raise ValueError(f"{name} must be whole numbers from 1, not {size!r}")
         for name, chosen, allowed in (
             ("modulation", modulation, MODULATIONS), ("resample", resample, RESAMPLINGS),
@@ -351,7 +354,7 @@ class UNet(nn.Module):
         self.patch, self.width, self.dimensions, self.checkpointing = patch, width, dimensions, checkpointing
         self.frequency_shift = frequency_shift
         self.divisor = patch * 2 ** (levels - 1)
-        self.embedding_width = embedding or 4 * width
+        self.embedding_width = 4 * width if embedding is None else embedding
         self.embed = nn.Sequential(
             nn.Linear(width, self.embedding_width), nn.SiLU(), nn.Linear(self.embedding_width, self.embedding_width)
         )
@@ -421,9 +424,13 @@ class UNet(nn.Module):
     ) -> Changed:
         """image: (B, condition_channels, *space), or one value for all of space; without one, 0."""
         self.check_shape(*x.shape[1:])
+        if vector is not None and vector.shape[1:] != (self.embedding_width,):
+            raise ValueError(f"the vector must be (batch, {self.embedding_width}), not {tuple(vector.shape)}")
         if tokens is not None:
             if self.context is None:
                 raise ValueError("the U-Net was made without context, but is given tokens")
+            if tokens.ndim != 3 or tokens.shape[2] != self.context:
+                raise ValueError(f"tokens must be (batch, length, {self.context}), not {tuple(tokens.shape)}")
             tokens = tokens.to(x.dtype)
         embedding = self.embed(sinusoidal(c_noise, self.width, self.frequency_shift).to(x.dtype))
         embedding = F.silu(embedding if vector is None else embedding + vector.to(x.dtype))

@@ -120,6 +120,14 @@ def linspace(schedule: Schedule, steps: int, t_min: float, t_max: float) -> Poin
     return (torch.linspace(length - 1, 0, steps, dtype=torch.float64).round() + 1) / length
 
 
+def linspace_of_one_more(schedule: Schedule, steps: int, t_min: float, t_max: float) -> Points:
+    """The first `steps` of steps + 1 integers evenly from T - 1 to 0, rounded (the multistep solvers of diffusers)."""
+    length = _table_length(schedule, steps)
+    if steps == length:
+        raise InputError(f"the grid linspace+1 takes {length - 1} steps of a table of {length}, at most: use linspace")
+    return (torch.linspace(length - 1, 0, steps + 1, dtype=torch.float64).round()[:-1] + 1) / length
+
+
 def trailing(schedule: Schedule, steps: int, t_min: float, t_max: float) -> Points:
     """Steps of T / steps back from T, rounded (Lin et al. 2024, table 2)."""
     length = _table_length(schedule, steps)
@@ -131,6 +139,7 @@ TABLE_GRIDS: dict[str, Rule] = {
     "leading": leading,
     "leading+1": leading_from_one,
     "linspace": linspace,
+    "linspace+1": linspace_of_one_more,
     "trailing": trailing,
 }
 GRIDS: dict[str, Rule] = {

@@ -13,7 +13,7 @@ from undiffuse import pipeline, schedule, weights
 from undiffuse.errors import InputError
 from undiffuse.files import atomic_folder, write_text
 from undiffuse.formats.diffusers import dit, scheduler, unet
-from undiffuse.formats.diffusers.folder import ABOUT, CONFIG, INDEX, REST, SCHEDULER, WEIGHTS, is_folder
+from undiffuse.formats.diffusers.folder import ABOUT, CONFIG, INDEX, REST, SCHEDULER, WEIGHTS
 from undiffuse.formats.diffusers.renaming import State, on_paper, to_theirs
 from undiffuse.formats.diffusers.time_embedding import told_one_less
 from undiffuse.networks import NETWORKS
@@ -39,12 +39,9 @@ def write(
     Raises: InputError naming all of the recipe that has no equal there, and for a folder that exists already.
     """
     folder = Path(folder)
-    if (
-        folder.exists()
-        and not (folder.is_dir() and not any(folder.iterdir()))
-        and not (overwrite and is_folder(folder))
-    ):
-        raise InputError(f"{folder} exists already: choose another name" + ("" if overwrite else ", or overwrite"))
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())) and not (overwrite and _ours(folder)):
+        allowed = ", or overwrite" if not overwrite else " (only what was exported here is replaced)"
+        raise InputError(f"{folder} exists already: choose another name{allowed}")
     size, conditions = spec["resolved"]["shape"][1:], _conditions(spec)
     refused = _refused(spec, conditions)
     if refused:
@@ -75,6 +72,12 @@ def write(
         if rest:
             weights.write(new / REST, rest, {})
     return _notes(spec, conditions, label, table, rest)
+
+
+def _ours(folder: Path) -> bool:
+    """Whether a folder holds what `write` makes and nothing else, so that it may be replaced."""
+    made = {ABOUT, INDEX, REST, "scheduler", *PLACES.values()}
+    return (folder / ABOUT).is_file() and all(entry.name in made for entry in folder.iterdir())
 
 
 def _conditions(spec: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -219,6 +219,8 @@ def _grid(kind: str, options: Options) -> tuple[str, list[str]]:
         ]
     argument = next(iter(asked), "timestep_spacing=linspace")
     grid, name = asked.get(argument, "linspace"), argument.partition("=")[0]
+    if grid == "linspace" and kind in ONE_MORE:
+        grid = "linspace+1"
     other = grid == "beta" or (name != "timestep_spacing" and kind in ONE_MORE)
     other = other or (grid == "linspace" and kind not in EXACT_LINSPACE) or (grid == "leading" and kind in ONE_MORE)
     notes = [f"{argument} of {kind} gives levels a little off those of the grid {grid!r}."] if other else []

@@ -1,0 +1,63 @@
+"""Samples of a data set with their conditions, as a model sees them: for validation, previews and evaluation."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undiffuse.data import Dataset, Split
+from undiffuse.data.dataset import turns
+from undiffuse.pipeline import Pipeline
+
+
+def centred(dataset: Dataset, shape: Sequence[int]) -> Tensor:
+    """A data set's samples, centre-cropped to the model's shape: uint8 (N, C, H, W)."""
+    top, left = ((have - want) // 2 for have, want in zip(dataset.shape[1:], shape[1:], strict=True))
+    return dataset.samples[:, :, top : top + shape[1], left : left + shape[2]]
+
+
+def conditions_of(dataset: Dataset, rows: Tensor | slice, model: Pipeline) -> dict[str, Tensor]:
+    """The raw conditions of some samples, which stand as `centred` puts them: read, cut alike, or made from them."""
+    shape, found = model.shape, {}
+    for name, part in model.parts.items():
+        if part.derived:
+            found[name] = part.derive(centred(replace(dataset, samples=dataset.samples[rows], conditions={}), shape))
+            continue
+        values = dataset.conditions[name][rows]
+        if part.shares_space and values.shape[-2:] == dataset.shape[1:]:
+            top, left = ((have - want) // 2 for have, want in zip(dataset.shape[1:], shape[1:], strict=True))
+            values = values[..., top : top + shape[1], left : left + shape[2]]
+        found[name] = values
+    return found
+
+
+def balanced(held_out: Dataset, n: int) -> Tensor:
+    """n rows of a data set, always the same, its classes in turn; from the start again where there are too few.
+
+    Shuffled, because the beginning of a data set is often not like the rest (of MNIST's test split it is the cleaner).
+    """
+    order = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(0))
+    labels = held_out.label[order]
+    return order[torch.argsort(turns(labels) * (int(labels.max()) + 1) + labels)][torch.arange(n) % len(order)]
+
+
+def conditions_in_turn(model: Pipeline, split: Split, n: int) -> dict[str, Any]:
+    """Conditions for n samples: every class in turn where a label is all there is, else those of held-out samples."""
+    if list(model.parts) == [model.label]:
+        return {str(model.label): torch.arange(n) % len(model.classes)}
+    return conditions_of(split.held_out, balanced(split.held_out, n), model)
+
+
+def conditions_by_class(model: Pipeline, split: Split, classes: int, each: int) -> dict[str, Any]:
+    """Conditions for each of the first classes, so many in a block; without classes, those of held-out samples."""
+    if list(model.parts) == [model.label]:
+        return {str(model.label): torch.arange(classes).repeat_interleave(each)}
+    rows = balanced(split.held_out, classes * each)
+    if model.classes:
+        of_class = [(split.held_out.label == label).nonzero()[:, 0] for label in range(classes)]
+        rows = torch.cat(
+            [(found if len(found) else rows)[torch.arange(each) % max(1, len(found))] for found in of_class]
+        )
+    return conditions_of(split.held_out, rows, model)
