@@ -271,5 +271,5 @@ def test_the_rotation_is_exact_in_float64():
             return torch.cat([(n * frequencies).cos(), (n * frequencies).sin()])
 
         for n in (0, 17, 999):
-            assert_close(told_one_less(matrix, shift) @ features(n), matrix @ features(n + 1), rtol=0, atol=1e-6)
+            assert_close(told_one_less(matrix, shift) @ features(n), matrix @ features(n + 1), rtol=0, atol=1e-11)
         assert_close(sinusoidal(torch.tensor([3.0]), 12, shift)[0], features(3).float(), rtol=0, atol=1e-5)

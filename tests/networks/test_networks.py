@@ -349,41 +349,6 @@ def test_sizes_other_than_the_trained_one_are_stretched_into_its_range():
         assert_close(twice.reshape(8, 4, 24)[::2], plain.reshape(4, 4, 24))
 
 
-def test_a_dit_is_that_of_diffusers():
-    """The same output from the same weights: positions, orders within patches and modulations are as published."""
-    pytest.importorskip("diffusers")
-    from diffusers import DiTTransformer2DModel
-    from diffusers.models.embeddings import get_2d_sincos_pos_embed
-
-    for sizes, trained in (((8, 8), 8), ((4, 7), 16)):
-        theirs = get_2d_sincos_pos_embed(24, sizes, base_size=trained)
-        assert_close(sin_cos_positions(sizes, 24, trained, theirs.device), theirs, rtol=0, atol=1e-6)
-
-    sizes = {"in_channels": 4, "out_channels": 8, "num_layers": 2, "sample_size": 8, "norm_eps": 1e-6}
-    reference = DiTTransformer2DModel(2, 12, **sizes, num_embeds_ada_norm=10).eval()
-    for parameter in reference.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    first, second = reference.transformer_blocks
-    second.norm1.emb.load_state_dict(first.norm1.emb.state_dict())  # one embedding, which they store in every block
-    network = DiT(4, **DIT | {"expansion": 4, "frequencies": 256}, frequency_shift=1, learned_variance=True).eval()
-    theirs = {"patches": reference.pos_embed.proj, "modulation": reference.proj_out_1, "head": reference.proj_out_2}
-    theirs |= {f"embed.{2 * i}": getattr(first.norm1.emb.timestep_embedder, f"linear_{i + 1}") for i in (0, 1)}
-    for i, block in enumerate(reference.transformer_blocks):
-        theirs |= {f"blocks.{i}.modulation": block.norm1.linear, f"blocks.{i}.attention.project": block.attn1.to_out[0]}
-        theirs |= {f"blocks.{i}.mlp.0": block.ff.net[0].proj, f"blocks.{i}.mlp.2": block.ff.net[2]}
-        theirs[f"blocks.{i}.attention.qkv"] = [block.attn1.to_q, block.attn1.to_k, block.attn1.to_v]
-    weights = {}
-    for key, modules in theirs.items():
-        modules = modules if isinstance(modules, list) else [modules]
-        weights[f"{key}.weight"] = torch.cat([module.weight.flatten(1) for module in modules])
-        weights[f"{key}.bias"] = torch.cat([module.bias for module in modules])
-    network.load_state_dict(weights)
-    x, c_noise, labels = torch.randn(2, 4, 8, 8), torch.tensor([3.0, 700.0]), torch.tensor([1, 4])
-    vector = first.norm1.emb.class_embedder.embedding_table(labels)
-    expected = reference(x, c_noise.long(), class_labels=labels).sample
-    assert_close(network(x, c_noise, vector=vector), expected, rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_architectures_are_as_large_as_published(name):
     published, count = PUBLISHED[name], parameters(name)
