@@ -197,6 +197,11 @@ def _sampler(kind: str, options: Options) -> tuple[str, list[str]]:
                 given = dict(part.strip().split("=") for part in arguments.split(",") if part)
                 known[tuple((usual | given).items())] = ours
     notes = []
+    if kind == "DPMSolverSinglestepScheduler":
+        notes.append(
+            f"{kind} counts evaluations as steps, and its steps of second order go over two levels of its grid; ours have "
+            "their levels between those of the grid, so their samples are others."
+        )
     if kind in ONE_MORE and options.take("lower_order_final") and options.take("solver_order") > 2:
         notes.append(f"lower_order_final=True of {kind} is left out: the last step but one keeps its order.")
     if (found := known.get(tuple(chosen.items()))) is not None:
