@@ -199,8 +199,8 @@ def _sampler(kind: str, options: Options) -> tuple[str, list[str]]:
     notes = []
     if kind == "DPMSolverSinglestepScheduler":
         notes.append(
-            f"{kind} counts evaluations as steps, and its steps of second order go over two levels of its grid; ours have "
-            "their levels between those of the grid, so their samples are others."
+            f"{kind} counts evaluations as steps, and its steps of second order go over two levels of its grid; ours "
+            "have their second level between those of the grid, so samples of as many steps are others."
         )
     if kind in ONE_MORE and options.take("lower_order_final") and options.take("solver_order") > 2:
         notes.append(f"lower_order_final=True of {kind} is left out: the last step but one keeps its order.")
