@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 TESTS = Path(__file__).parent
 FILES = [
     "test_schedule.py", "test_prediction.py", "test_denoiser.py", "test_noise.py", "test_objective.py",
@@ -21,11 +23,13 @@ def run(*arguments):
     return subprocess.run(command, capture_output=True, text=True, cwd=TESTS.parent, env=environment, check=False)
 
 
+@pytest.mark.slow
 def test_what_is_passed_around_is_what_the_signatures_say():
     result = run(*(TESTS / name for name in FILES))
     assert result.returncode == 0, result.stdout[-3000:]
 
 
+@pytest.mark.slow
 def test_every_sampler_keeps_to_its_signatures():
     result = run(TESTS / "samplers" / "test_contract.py", "-k", "bf16 or grids_of_their_own")
     assert result.returncode == 0, result.stdout[-3000:]

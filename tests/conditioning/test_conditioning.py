@@ -221,7 +221,7 @@ def test_a_vector_is_standardised_by_the_data():
     assert Vector(1, 4).read(0.5).shape == (1, 1) and Vector(1, 4).read([0.5, 0.7]).shape == (2, 1)
 
 
-def test_a_picture_is_enlarged_bicubically_and_may_be_made_from_the_sample():
+def test_a_picture_is_enlarged_bicubically_and_may_be_made_from_the_sample(unchecked):
     part = Image(1, factor=2, of="sample")
     samples = torch.randint(0, 256, (2, 1, 8, 12), generator=draw, dtype=torch.uint8)
     small = part.derive(samples)
@@ -260,7 +260,7 @@ def test_tokens_know_their_place_and_padding_is_the_null():
     assert part.null().shape == (1, 4, 6)  # as long as a dropped sequence
 
 
-def test_embeddings_of_a_fixed_length_have_a_null_as_long():
+def test_embeddings_of_a_fixed_length_have_a_null_as_long(unchecked):
     part = Embeddings(6, length=5)
     assert part.null().shape == (1, 5, 6) and Embeddings(6).null().shape == (1, 1, 6)
     with pytest.raises(InputError, match="5 vectors for this model, not 4"):
@@ -269,14 +269,14 @@ def test_embeddings_of_a_fixed_length_have_a_null_as_long():
         Conditioner({"a": part, "b": Embeddings(6)})
 
 
-def test_white_is_one_where_there_are_two_classes():
+def test_white_is_one_where_there_are_two_classes(unchecked):
     assert Mask(2).read(torch.tensor([[0, 255], [1, 0]])).tolist() == [[[0, 1], [1, 0]]]
     with pytest.raises(InputError, match="label 255 is out of range"):
         Mask(3).read(torch.tensor([[0, 255]]))
 
 
 @pytest.mark.parametrize("name", ["type", "values", "forward", "a.b", "1st", ""])
-def test_names_that_cannot_be_are_refused(name):
+def test_names_that_cannot_be_are_refused(unchecked, name):
     with pytest.raises(InputError, match="a condition"):
         Conditioner({name: Label(2, 4)})
 

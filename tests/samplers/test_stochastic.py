@@ -408,6 +408,7 @@ DRIVEN = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DRIVEN)
 def test_with_a_brownian_path_the_picture_stays_as_steps_grow(name):
     denoiser, most = gaussian(), 256
