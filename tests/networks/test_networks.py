@@ -277,6 +277,12 @@ def test_group_norm_keeps_its_digits_under_a_large_mean(dtype, tolerance):
     assert (GroupNorm(32)(x).double() - expected).abs().max() < tolerance
 
 
+def test_group_norm_of_large_half_precision_numbers_does_not_overflow():
+    x = 400 * torch.randn(2, 32, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = F.group_norm(x.half().double(), 32)
+    assert (GroupNorm(32)(x.half()).double() - expected).abs().max() < 0.01
+
+
 def test_sinusoidal_embeddings_tell_levels_apart():
     embedded = sinusoidal(torch.arange(1000.0), 16)
     assert embedded.shape == (1000, 16) and embedded.abs().max() <= 1

@@ -177,11 +177,8 @@ def fresh_compiler(unchecked):
     torch._dynamo.reset()
 
 
-QUICK = ("unipc:order=2", "ancestral")
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in FAMILIES])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_compiled_step_is_the_step(name, fresh_compiler):
     sampler, denoiser = named(name), learnt("v")
     compiled = torch.compile(sampler.step, backend="eager")

@@ -50,7 +50,7 @@ def _like(per_channel: Tensor, x: Tensor) -> Tensor:
 class GroupNorm(nn.Module):
     """Group normalisation (Wu & He 2018) whose scale and shift may differ per sample (Dhariwal & Nichol 2021).
 
-    Statistics in float32 or better, then one multiply-add per element that holds normalisation and modulation alike;
+    Sums in float32 or better, then one multiply-add per element that holds normalisation and modulation alike;
     on CPU several times faster than the native operator, which also leaves the modulation to a second pass.
     """
 
@@ -74,7 +74,9 @@ class GroupNorm(nn.Module):
         pivot = mean.to(x.dtype)
         # centred before it is squared, so that a large mean costs no digits; the rest is what rounding the mean left
         centred, rest = x - _like(pivot, x), mean - pivot.to(wide)
-        scale = self.weight * torch.rsqrt((per_channel(centred * centred) - rest * rest).clamp(min=0) + self.epsilon)
+        # a float16 may overflow when squared; a bfloat16 loses but digits, and is summed up in float32
+        squared = (centred.to(wide) if x.dtype == torch.float16 else centred).square()
+        scale = self.weight * torch.rsqrt((per_channel(squared) - rest * rest).clamp(min=0) + self.epsilon)
         shift = self.bias - rest * scale
         if modulation is not None:
             extra_scale, extra_shift = modulation.to(wide).chunk(2, 1)
