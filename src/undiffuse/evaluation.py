@@ -31,6 +31,7 @@ SWEEP: tuple[tuple[str, Sampler, str, tuple[int, ...]], ...] = (
     ("DDPM", DDPM(), "uniform", (20, 50, 100)),
 )
 FULL_STEPS = 1000
+HELD_OUT_CONDITIONS = "Under the conditions of held-out samples"
 GUIDANCES = (0.0, 1.0, 2.0, 4.0)
 Say = Callable[[str, float], None]
 
@@ -194,7 +195,7 @@ def evaluate(
     pictures["grid"] = _class_grid(model, split, classes)
     numbers["grid"] = (
         "One row per class (the first ten)" if classes
-        else "Under the conditions of held-out samples" if condition else "Samples"
+        else HELD_OUT_CONDITIONS if condition else "Samples"
     )  # fmt: skip
     pictures["trajectory"], numbers["trajectory_times"] = _trajectory(model, split)
     pictures["neighbours"], numbers["neighbours"] = _neighbours(images, judge.train)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from undiffuse.evaluation import Evaluation
+from undiffuse.evaluation import HELD_OUT_CONDITIONS, Evaluation
 from undiffuse.files import write_text
 
 STYLE = """
@@ -93,6 +93,7 @@ def to_html(evaluation: Evaluation) -> str:
     def note(text: str) -> str:
         return f'<p class="note">{html.escape(text)}</p>'
 
+    near = numbers["grid"] == HELD_OUT_CONDITIONS
     big = "".join(f"<div><b>{html.escape(v)}</b>{html.escape(what)}</div>" for v, what in three_numbers(numbers))
     parts.append(
         f"<h1>{html.escape(run)}</h1>{note('undiffuse ' + numbers['undiffuse'])}<div class='three'>{big}</div>"
@@ -101,6 +102,7 @@ def to_html(evaluation: Evaluation) -> str:
         note(
             f"Measured through {numbers['measured_through']}. "
             "Neither it nor the model has seen the held-out images. This is not FID, nor comparable with it."
+            + (" Samples under the conditions of held-out images are nearer to those than others." if near else "")
         )
     )
     facts = [
