@@ -68,3 +68,23 @@ def test_an_unknown_recipe_offers_the_nearest() -> None:
         recipes.named("mnst")
     with pytest.raises(InputError, match="cannot be read"):
         recipes.named("nowhere.yaml")
+
+
+def test_a_name_comes_before_its_arguments_wherever_it_stands():
+    recipe = recipes.named("mnist").changed(["network.width=16", "network=dit", "network.heads=2"])
+    assert recipe.network.model_dump() == {"name": "dit", "width": 16, "heads": 2}
+    assert recipes.named("mnist").changed(["network.name=dit"]).network.model_dump() == {"name": "dit"}
+
+
+def test_conditions_are_named_in_any_way():
+    for overrides in (
+        ["condition={low: {name: image, factor: 2}, digit: label}"],
+        ["condition=none", "condition.digit=label", "condition.low={name: image, factor: 2}"],
+        ["condition.low=image", "condition.low.factor=2", "condition={digit: label}"],
+        ["condition={digit: label}", "condition.low=image", "condition.low.factor=2"],
+    ):
+        found = recipes.named("mnist").changed(overrides).model_dump()["condition"]
+        assert found == {"digit": {"name": "label"}, "low": {"name": "image", "factor": 2}}
+    assert recipes.named("mnist").changed(["condition=label", "condition.label.optional=false"]).model_dump()[
+        "condition"
+    ] == {"label": {"name": "label", "optional": False}}

@@ -58,7 +58,7 @@ class Range(Section):
 class ObjectiveSection(Section):
     weight: Named = Named(name="simple")
     times: Named = Named(name="stratified")
-    drop: float = Field(0.1, ge=0, le=1, description="the probability of dropping a sample's conditions together")
+    drop: float = Field(0.1, ge=0, lt=1, description="the probability of dropping a sample's conditions together")
     drop_each: dict[str, float] = Field({}, description="besides, of dropping each alone, by its name")
     offset: float = Field(0.0, ge=0)
 
@@ -114,12 +114,7 @@ class Recipe(Section):
     @field_validator("condition", mode="before")
     @classmethod
     def _named_conditions(cls, given: Any) -> Any:
-        """`label`, `none`, `{digit: label}` and `{low: {name: image, factor: 2}}` as {name: {"name": kind, ...}}."""
-        if isinstance(given, str):
-            given = {} if given == "none" else {given: given}
-        if not isinstance(given, dict):
-            return {} if given is None else given
-        return {name: {"name": kind} if isinstance(kind, str) else kind for name, kind in given.items()}
+        return _conditions(given)
 
     @model_validator(mode="after")
     def _known_names(self) -> "Recipe":
@@ -156,7 +151,8 @@ class Recipe(Section):
         Raises: InputError for an override that is not key=value, an unknown key, or a value that is not allowed.
         """
         values = self.model_dump()
-        for override in overrides:
+        # a name drops the arguments beside it, so names come before arguments, however they are ordered
+        for override in sorted(overrides, key=_is_argument):
             key, equals, text = override.partition("=")
             if not equals:
                 raise InputError(f"overrides have the form key=value, not {override!r}")
@@ -172,6 +168,11 @@ class Recipe(Section):
             if f"training.{bound}" in given and f"training.{other}" not in given and values["training"][bound]:
                 values["training"][other] = None
         return validated(values)
+
+
+def _is_argument(override: str) -> bool:
+    key = override.partition("=")[0]
+    return "." in key and not key.endswith(".name")
 
 
 def _numbers(value: Any) -> Any:
@@ -197,14 +198,18 @@ def _assign(values: dict[str, Any], model: type[BaseModel], key: str, value: Any
             raise unknown(f"key {where}{part}" if where else "key", f"{where}{part}", [f"{where}{k}" for k in known])
         kind = known[part].annotation if part in known else None
         if get_origin(kind) is dict and len(where.split(".")) - 1 < len(sections):  # names that are the recipe's own
-            rest = key.removeprefix(f"{where}{part}.")
-            _assign_free(values.setdefault(part, {}), rest, value)
+            if part == "condition":
+                values[part] = _conditions(values[part])
+            _assign_free(values.setdefault(part, {}), key.removeprefix(f"{where}{part}."), value)
             return
         nested = isinstance(kind, type) and issubclass(kind, BaseModel)
         if part is last and len(where.split(".")) - 1 == len(sections):
             if nested and isinstance(value, dict):
                 for inner, content in value.items():
                     _assign(values[part], kind, str(inner), content)  # type: ignore[arg-type]
+            elif free and part == "name" and value != values["name"]:
+                values.clear()
+                values["name"] = value
             else:
                 values[part] = {"name": value} if nested and issubclass(kind, Named) else value  # type: ignore[arg-type]
             return
@@ -213,11 +218,20 @@ def _assign(values: dict[str, Any], model: type[BaseModel], key: str, value: Any
         values, model, where = values[part], kind, f"{where}{part}."  # type: ignore[assignment]
 
 
+def _conditions(given: Any) -> Any:
+    """`label`, `none`, `{digit: label}` and `{low: {name: image, factor: 2}}` as {name: {"name": kind, ...}}."""
+    if isinstance(given, str):
+        given = {} if given == "none" else {given: given}
+    if not isinstance(given, dict):
+        return {} if given is None else given
+    return {name: {"name": kind} if isinstance(kind, str) else kind for name, kind in given.items()}
+
+
 def _assign_free(values: dict[str, Any], key: str, value: Any) -> None:
     """Set `name` or `name.argument` among named conditions, or named numbers."""
     name, dot, argument = key.partition(".")
     if not dot:
-        values[name] = value
+        values[name] = {"name": value} if isinstance(value, str) else value
     elif isinstance(values.get(name), dict) and "." not in argument:
         values[name] = {**values[name], argument: value}
     else:

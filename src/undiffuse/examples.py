@@ -46,18 +46,20 @@ def balanced(held_out: Dataset, n: int) -> Tensor:
 def conditions_in_turn(model: Pipeline, split: Split, n: int) -> dict[str, Any]:
     """Conditions for n samples: every class in turn where a label is all there is, else those of held-out samples."""
     if list(model.parts) == [model.label]:
-        return {str(model.label): torch.arange(n) % len(model.classes)}
+        present = split.train.label.unique()  # not a class that has a number and no sample
+        return {str(model.label): present[torch.arange(n) % len(present)]}
     return conditions_of(split.held_out, balanced(split.held_out, n), model)
 
 
 def conditions_by_class(model: Pipeline, split: Split, classes: int, each: int) -> dict[str, Any]:
     """Conditions for each of the first classes, so many in a block; without classes, those of held-out samples."""
+    present = split.train.label.unique()
+    shown = present[torch.arange(classes) % len(present)]
     if list(model.parts) == [model.label]:
-        return {str(model.label): torch.arange(classes).repeat_interleave(each)}
-    rows = balanced(split.held_out, classes * each)
-    if model.classes:
-        of_class = [(split.held_out.label == label).nonzero()[:, 0] for label in range(classes)]
-        rows = torch.cat(
-            [(found if len(found) else rows)[torch.arange(each) % max(1, len(found))] for found in of_class]
-        )
-    return conditions_of(split.held_out, rows, model)
+        return {str(model.label): shown.repeat_interleave(each)}
+    if not model.classes:
+        return conditions_of(split.held_out, balanced(split.held_out, classes * each), model)
+    # of training samples where a class has none held out
+    dataset = split.held_out if bool(torch.isin(shown, split.held_out.label).all()) else split.train
+    of_class = [(dataset.label == label).nonzero()[:, 0] for label in shown]
+    return conditions_of(dataset, torch.cat([found[torch.arange(each) % len(found)] for found in of_class]), model)

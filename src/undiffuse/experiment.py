@@ -177,6 +177,14 @@ def open_folder(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
     return held
 
 
+def in_held_order(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
+    """The recipe with its conditions in the order of the folder's: weights and their moments are numbered by it."""
+    held = pipeline.read_spec(folder).get("condition") if (folder / "recipe.yaml").is_file() else None
+    if not isinstance(held, dict) or held.keys() != spec["condition"].keys():
+        return spec
+    return {**spec, "condition": {name: spec["condition"][name] for name in held}}
+
+
 class Experiment:
     """A recipe made ready to train in a folder.
 
@@ -187,7 +195,7 @@ class Experiment:
         self.recipe, self.folder = recipe, Path(folder)
         self.device = device or default_device()
         self.split = load_data(recipe)
-        spec = whole(recipe, self.split, self.device)
+        spec = in_held_order(self.folder, whole(recipe, self.split, self.device))
         training, section = recipe.training, recipe.objective
         if training.steps is None and training.minutes is None:
             raise InputError("training needs a bound: training.steps=... or training.minutes=...")
@@ -201,6 +209,12 @@ class Experiment:
             raise InputError("network.learned_variance=true needs an objective that trains it, and none does yet")
         if recipe.condition:
             self.pipeline.check_guidance()
+            dropped = section.drop > 0 or any(section.drop_each.values())
+            if recipe.sampling.guidance != 1 and not dropped:
+                raise InputError(
+                    f"sampling.guidance={recipe.sampling.guidance} contrasts conditions with nulls, which "
+                    "objective.drop=0 never trains: give objective.drop=0.1, say, or sampling.guidance=1"
+                )
         self.pipeline.to(self.device)
         objective = Objective(
             build("weight", WEIGHTS, **_parts(section.weight)),

@@ -135,7 +135,7 @@ class Pipeline:
         if scale != 1.0 and not any(self.parts[name].optional for name in names if name in self.parts):
             raise InputError(
                 f"guidance={scale} contrasts a condition with its null, but {' and '.join(names)} has none (it is not "
-                "optional): use guidance=1"
+                "optional): use guidance=1, in a recipe sampling.guidance=1"
             )
 
     def guided(self, guidance: float | None = None, **condition: object) -> BaseDenoiser:
@@ -207,7 +207,10 @@ class Pipeline:
         for name, raw in given.items():
             if name not in self.parts:
                 raise unknown("condition", name, self.parts)
-            values[name] = self.parts[name].read(raw)
+            try:
+                values[name] = self.parts[name].read(raw)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise InputError(f"the condition {name!r}: {' '.join(str(error).split())}") from error
             if len(values[name]) not in (1, n):
                 raise InputError(f"{len(values[name])} values of {name} were given for {n} samples: give 1 or {n}")
         return values
@@ -290,6 +293,11 @@ def assemble(spec: Mapping[str, Any], network: nn.Module | None = None) -> Pipel
     }
     if network is None:
         name, arguments = parts("network")
+        for key, decided in ({"condition_channels": 0, "context": None} | _inputs(made)).items():
+            if key in arguments and arguments[key] != decided:
+                raise InputError(
+                    f"network.{key}={arguments[key]!r} is decided by the conditions, which make it {decided!r}"
+                )
         network = build("network", NETWORKS, name, {"channels": resolved["shape"][0]} | _inputs(made) | arguments)
     if len(made) < len(conditions) and not hasattr(network, "embedding_width"):
         raise InputError(
@@ -298,6 +306,10 @@ def assemble(spec: Mapping[str, Any], network: nn.Module | None = None) -> Pipel
         )
     for name, (kind, arguments) in conditions.items():
         if name not in made:
+            if "width" in arguments:
+                raise InputError(
+                    f"condition.{name}.width={arguments['width']!r} is decided by the network: leave it out"
+                )
             made[name] = build("condition", CONDITIONS, kind, {"width": network.embedding_width} | arguments)
     conditioner = Conditioner({name: made[name] for name in conditions}) if conditions else None
     name, arguments = parts("prediction")

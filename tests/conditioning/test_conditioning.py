@@ -170,6 +170,8 @@ def test_guidance_contrasts_all_conditions_with_nulls_of_their_own_shape(conditi
         ("labels", ["a", "d"], "unknown class 'd'"),
         ("labels", [[0, 3]], "label 3 is out of range"),
         ("labels", "a", "a list"),
+        ("labels", [1, 0, 1], "names a label twice; 0 and 1 for each class are an array"),
+        ("labels", [1.7], "names or numbers of classes"),
         ("labels", torch.tensor([[0, 1]]), r"\(B, 3\), not \(1, 2\)"),
         ("labels", torch.tensor([[0, 1, 2]]), "0 and 1"),
         ("vector", [[0.0, 1.0]], r"\(B, 3\), not \(1, 2\)"),
@@ -236,7 +238,11 @@ def test_a_picture_is_enlarged_bicubically_and_may_be_made_from_the_sample(unche
         part.derive(samples[..., :7, :7])
     with pytest.raises(InputError, match="not made from the sample"):
         Label(3, 4).derive(samples)
-    for bad, message in (({"of": "smaple"}, "did you mean 'sample'"), ({"factor": 0}, "1 or more, not 0")):
+    for bad, message in (
+        ({"of": "smaple"}, "did you mean 'sample'"),
+        ({"factor": 0}, "1 or more, not 0"),
+        ({"of": "sample"}, "2 or more, not 1"),
+    ):
         with pytest.raises(InputError, match=message):
             Image(1, **bad)
 

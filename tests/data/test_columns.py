@@ -123,3 +123,23 @@ def test_numbers_of_a_table():
 def test_what_a_table_cannot_hold_is_refused_with_its_row(kind, values, message):
     with pytest.raises(InputError, match=message):
         columns.of_table("t", kind, "x", values)
+
+
+def test_names_of_classes_belong_to_one_condition(tmp_path):
+    np.savez(tmp_path / "data.npz", images=IMAGES, a=ARRAYS["label"], b=ARRAYS["label"], classes=["x", "y", "z"])
+    parts = arrays.load(tmp_path / "data.npz", 0.5, {"a": "label", "b": "label"})
+    assert parts.train.classes == {"a": ("0", "1", "2"), "b": ("0", "1", "2")}
+    assert arrays.load(tmp_path / "data.npz", 0.5, {"a": "label"}).train.classes == {"a": ("x", "y", "z")}
+    np.savez(tmp_path / "data.npz", images=IMAGES, a=ARRAYS["label"], classes=["x", "y", "x"])
+    with pytest.raises(InputError, match="classes name 'x' twice"):
+        arrays.load(tmp_path / "data.npz", 0.5, {"a": "label"})
+
+
+def test_numbers_with_points_are_sorted_as_numbers():
+    assert columns.label_names(["10.0", "2.0", "1.0"]).classes == ("1.0", "2.0", "10.0")
+
+
+def test_huge_tokens_are_refused(tmp_path):
+    np.savez(tmp_path / "data.npz", images=IMAGES, words=np.full((6, 2), 2**45))
+    with pytest.raises(InputError, match="under 1000000 are allowed"):
+        arrays.load(tmp_path / "data.npz", 0.5, {"words": "tokens"})

@@ -96,6 +96,8 @@ def test_a_row_whose_condition_cannot_be_read_is_left_out_on_request(pictures):
         ("metadata.csv", "file_name,digit\nlarge/1.png,1,2\n", "row 1 has not as many values"),
         ("metadata.csv", "file_name\nlarge/9.png\n", "row 1 names the picture 'large/9.png', which does not exist"),
         ("metadata.csv", "file_name\nlarge/1.png\nlarge/1.png\n", "row 2 names .* a second time"),
+        ("metadata.csv", "file_name\n../large/1.png\n", "row 1 names the picture '../large/1.png', which is not below"),
+        ("metadata.csv", "file_name\n/large/1.png\n", "which is not below the folder"),
         ("metadata.jsonl", "{}\n", "no column 'file_name'"),
         ("metadata.jsonl", '{"file_name": ', "line 1 is not JSON"),
         ("metadata.jsonl", "[1]", "line 1 holds no object"),
@@ -171,3 +173,25 @@ def test_texts_keep_their_line_breaks(pictures):
     (pictures / "metadata.csv").unlink()
     (pictures / "metadata.jsonl").write_text('{"file_name": "large/1.png", "note": "a\u2028b"}\r\n', newline="")
     assert metadata.read(pictures).columns == {"note": ["a\u2028b"]}
+
+
+def test_a_mask_that_cannot_be_read_leaves_no_trace(pictures):
+    for i in range(6):
+        Image.new("L", (8, 8), 255 * (i % 2)).save(pictures / "masks" / f"{i}.png")
+    (pictures / "masks" / "3.png").write_bytes(b"")
+    jsonl(pictures, [{"file_name": f"large/{i}.png", "map": f"masks/{i}.png"} for i in range(6)])
+    parts = folder.load(pictures, (8, 8), 1, conditions={"map": "mask"}, skip_corrupt=True)
+    assert everything(parts)[1]["map"].unique().tolist() == [0, 1]
+
+
+def test_a_mistyped_column_is_no_folders_name(pictures):
+    jsonl(pictures, [{"file_name": f"large/{i}.png", "colour": "red"} for i in range(6)])
+    with pytest.raises(InputError, match=r"no column 'color' .*did you mean 'colour'"):
+        folder.load(pictures, (8, 8), 1, conditions={"color": "label"})
+
+
+@pytest.mark.parametrize("argument", [{"factor": 0}, {"factor": "two"}, {"factor": None}, {"channels": 7}])
+def test_arguments_of_a_picture_are_checked_before_it_is_read(pictures, argument):
+    jsonl(pictures, [{"file_name": f"large/{i}.png", "low": f"small/{i}.png"} for i in range(6)])
+    with pytest.raises(InputError, match=f"{next(iter(argument))} of the condition 'low' must be"):
+        folder.load(pictures, (8, 8), 1, conditions={"low": {"name": "image", **argument}})

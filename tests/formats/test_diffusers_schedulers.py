@@ -149,12 +149,12 @@ def test_defaults_are_those_of_the_classes():
         ("DDIM", {**FREE, "steps_offset": 3}, "steps_offset=3 .* the grid 'leading'"),
         ("PNDM", {"set_alpha_to_one": True}, "the last step is first order"),
         ("EulerDiscrete", {**TRAILING, "final_sigmas_type": "sigma_min"}, "final_sigmas_type='sigma_min'"),
-        ("EulerDiscrete", {}, "timestep_spacing=linspace .* a little off those of the grid 'linspace'"),
-        ("EulerDiscrete", {"use_beta_sigmas": True}, "use_beta_sigmas=True .* a little off"),
+        ("EulerDiscrete", {}, "timestep_spacing=linspace .* other than those of the grid 'linspace'"),
+        ("EulerDiscrete", {"use_beta_sigmas": True}, "use_beta_sigmas=True .* other than"),
         ("EulerDiscrete", {**TRAILING, "interpolation_type": "log_linear"}, "interpolation_type='log_linear'"),
         ("DPMSolverMultistep", {**TRAILING, "lambda_min_clipped": -5.1}, "the time grid starts at the noisiest level"),
-        ("DPMSolverMultistep", {"timestep_spacing": "leading"}, "a little off those of the grid 'leading'"),
-        ("DPMSolverMultistep", {"use_karras_sigmas": True}, "a little off those of the grid 'karras'"),
+        ("DPMSolverMultistep", {"timestep_spacing": "leading"}, "other than those of the grid 'leading'"),
+        ("DPMSolverMultistep", {"use_karras_sigmas": True}, "other than those of the grid 'karras'"),
         ("DPMSolverMultistep", {**TRAILING, "solver_order": 3}, "lower_order_final=True"),
         ("DPMSolverMultistep", {**TRAILING, "solver_order": 1, "solver_type": "heun"},
          r"DPMSolverMultistepScheduler\(solver_type=heun, solver_order=1\) has no equal .* 'dpm\+\+:order=2'"),
@@ -241,3 +241,13 @@ def test_a_table_of_no_name_is_sampled_from_a_run_folder(tmp_path, network):
     diffusers.import_folder(folder, tmp_path / "run")
     model = undiffuse.load(tmp_path / "run", device="cpu")
     assert (model.sample(2, steps=3) == diffusers.load(folder, device="cpu").sample(2, steps=3)).all()
+
+
+def test_a_sampler_that_cannot_start_at_zero_terminal_snr_is_replaced_and_said(tmp_path, network):
+    folder = peers.save(tmp_path / "model", network, peers.scheduler("EulerDiscreteScheduler", **V, **ZERO))
+    assert any("cannot start where alpha = 0" in note for note in diffusers.read(folder).notes)
+    assert diffusers.load(folder, device="cpu").sample(1, steps=3).shape == (1, 8, 8, 3)
+
+
+def test_ddim_of_theirs_over_linspace_is_said_to_step_otherwise():
+    assert any("steps down by T / steps" in note for note in read("DDIM", **FREE, timestep_spacing="linspace").notes)

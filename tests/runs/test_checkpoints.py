@@ -65,7 +65,11 @@ def test_what_has_no_equal_is_named_before_anything_is_written(tmp_path: Path, c
 def test_info_tells_of_a_folder_of_theirs(exported: Path, call) -> None:
     code, said, _ = call("info", exported, "--json")
     facts = json.loads(said)
-    assert code == 0 and facts["shape"] == [1, 8, 8] and facts["conditions"] == ["label (Label)"]
+    assert (
+        code == 0
+        and facts["shape"] == [1, 8, 8]
+        and facts["conditions"] == ["label (Label, classes 0, 1, 2, 3, 4, 5, 6, 7, 8, 9)"]
+    )
     assert facts["sampling"]["sampler"] == "dpm++"
 
 
@@ -98,3 +102,16 @@ def test_networks_are_listed_with_their_parameters_counted(call) -> None:
     assert found["published"]["ddpm-cifar10"]["parameters"] == 35_746_307
     code, said, _ = call("networks")
     assert code == 0 and "859,520,964" in said and "heads" in said
+
+
+def test_overwriting_spares_what_is_not_ours(exported: Path, plain: Path, tmp_path: Path, call, refused) -> None:
+    folder = Path(shutil.copytree(exported, tmp_path / "there"))
+    (folder / "unet" / "notes.txt").write_text("mine")
+    refused(call("export", plain, "--out", folder, "--overwrite"), "only what was exported here is replaced")
+    assert (folder / "unet" / "notes.txt").read_text() == "mine"
+    (tmp_path / "link").symlink_to(tmp_path)
+    refused(call("export", plain, "--out", tmp_path / "link", "--overwrite"), "is a link")
+
+
+def test_a_grid_is_fitted_where_it_can_be_kept(exported: Path, refused, call) -> None:
+    refused(call("grid", exported, "--steps", 2, "--n", 1), "import it first")

@@ -82,7 +82,7 @@ def test_bad_input_ends_in_one_line_and_code_2(call: Call, refused: Refused, run
     refused(call("train", "folder", f"data.path={tmp_path / 'none'}", f"run={tmp_path / 'r'}"), "none")
     refused(call("train", "mnist", f"data.path={tmp_path / 'no.npz'}", f"run={tmp_path / 'r'}"), "no.npz")
     refused(call("sample", tmp_path / "nowhere", *out), "not a run folder")
-    refused(call("sample", run, "--label", "10", *out), "label 10", "0 to 9")
+    refused(call("sample", run, "--label", "10", *out), "unknown class '10'", "7, 8, 9")
     refused(call("sample", run, "--label", "cat", *out), "unknown class 'cat'")
     refused(call("sample", run, "--sampler", "ddimm", *out), "did you mean 'ddim'")
     refused(call("sample", run, "--n", "0", *out), "at least 1")
@@ -173,3 +173,11 @@ def test_labels_are_read_in_every_form() -> None:
         parse_labels("dgo", classes)
     with pytest.raises(InputError, match="label 3"):
         parse_labels("0-3", classes)
+
+
+def test_numbers_are_names_where_all_classes_are_numbers() -> None:
+    assert parse_labels("2-3", ("1", "2", "3")) == [1, 2] and parse_labels("1", ("1", "2", "3")) == [0]
+    for text in ("0", "1-4", "²", "0-99999999999"):
+        with pytest.raises(InputError, match="unknown class"):
+            parse_labels(text, ("1", "2", "3"))
+    assert parse_labels("a,b", ("a,b", "c")) == [0]

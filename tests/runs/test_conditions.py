@@ -209,13 +209,18 @@ def test_a_table_beside_pictures_trains_and_names_are_classes(tmp_path: Path, ca
         (["condition={digit: label}", "objective.drop_each={dgit: 0.1}"], "did you mean 'digit'"),
         (["condition={digit: label}", "objective.drop_each={digit: 2}"], r"in \[0, 1\], not 2"),
         (["condition={thick: vector}"], "no array 'thick' or 'thicks'"),
-        (["condition={digit: {name: label, width: 3, size: 4}}"], "unknown argument .*'size'"),
+        (["condition={digit: {name: label, size: 4}}"], "unknown argument .*'size'"),
+        (["condition={digit: {name: label, width: 3}}"], "width=3 is decided by the network"),
+        (["condition={words: {name: tokens, context: 12}}", "network.context=32"], "network.context=32 is decided"),
+        (["condition=none", "network.condition_channels=3"], "network.condition_channels=3 is decided .* 0"),
+        (["condition={low: {name: image, of: sample}}"], "needs a factor of 2 or more, not 1"),
+        (["condition={digit: label}", "objective.drop=0"], "objective.drop=0 never trains"),
         (["condition={round: image}"], "8x8 were asked for, but the condition is for samples of 4x4"),
         (["condition={words: tokens, vectors: embeddings}"], "of one width, not 5 and 256"),
         (["condition={digit: {name: label, optional: false}}"], "digit has none .*: use guidance=1"),
         (["condition=none", "network.learned_variance=true"], "needs an objective that trains it"),
         (["condition={low: {name: image, of: sample, factor: 3}}"], "8 pixels cannot be made 3 times smaller"),
-        (["condition={digit: label}", "network=mlp"], "vectors|numbers|samples"),
+        (["condition={digit: label}", "network=mlp"], "unknown argument of network mlp"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_before_any_work(tmp_path: Path, data: Path, overrides, message) -> None:
@@ -231,7 +236,9 @@ def test_what_does_not_fit_is_refused_before_any_work(tmp_path: Path, data: Path
         (["-c", "dgit=1"], "did you mean 'digit'"),
         (["-c", "digit=1", "-c", "digit=2"], "given twice"),
         (["-c", "digit=1", "--label", "2"], "say the same"),
-        (["-c", "digit=12"], "label 12 is out of range"),
+        (["-c", "digit=12"], "unknown class '12'"),
+        (["-c", "digit=0-9", "--n", 1], "takes one class here, not 10"),
+        (["-c", "digit=²"], "unknown class"),
         (["-c", "thickness=much"], "numbers with commas"),
         (["-c", "thickness=1,2,3"], "3 values of thickness were given for 2 samples"),
         (["-c", "words=a"], "token numbers"),
@@ -243,12 +250,15 @@ def test_what_does_not_fit_is_refused_before_any_work(tmp_path: Path, data: Path
     ],
 )
 def test_conditions_that_are_none_end_in_one_line(mixed: Path, tmp_path: Path, call, refused, options, words) -> None:
-    refused(call("sample", mixed, *options, "--n", 2, "--out", tmp_path / "x.png"), words)
+    refused(call("sample", mixed, "--n", 2, *options, "--out", tmp_path / "x.png"), words)
 
 
 def test_info_names_the_conditions(mixed: Path, call) -> None:
     code, said, _ = call("info", mixed, "--json")
-    assert code == 0 and json.loads(said)["conditions"][:2] == ["digit (Label)", "thickness (Vector)"]
+    assert code == 0 and json.loads(said)["conditions"][1:3] == [
+        "thickness (Vector, size 1)",
+        "tags (Labels, classes odd, large)",
+    ]
 
 
 def test_shapes_of_draws_and_times_do_not_change_with_dropping_each(mixed: Path, data: Path) -> None:
@@ -350,3 +360,40 @@ def test_an_imported_run_names_no_data_to_be_measured_against(mixed: Path, own_r
     del spec["data"]
     (own_run / "recipe.yaml").write_text(yaml.safe_dump(spec))
     refused(call("evaluate", own_run), "names no data")
+
+
+def test_conditions_in_another_order_are_the_same_run(tmp_path: Path, data: Path) -> None:
+    ends = []
+    for name, second in (("same", "{digit: label, tags: labels}"), ("other", "{tags: labels, digit: label}")):
+        run = tmp_path / name
+        train(experiment(run, data, "condition={digit: label, tags: labels}", "training.steps=8"), until=5)
+        made = experiment(run, data, f"condition={second}", "training.steps=8")
+        assert made.resumed and made.state.step < 8
+        train(made)
+        ends.append(made.state.denoiser.state_dict())
+    for name, value in ends[0].items():
+        assert torch.equal(value, ends[1][name]), name
+
+
+def test_classes_without_samples_are_not_asked_for(tmp_path: Path) -> None:
+    labels = np.where(np.arange(60) % 3 == 0, 7, np.arange(60) % 3)  # 1, 2 and 7
+    split = np.arange(60) >= 50
+    split[labels == 7] = False  # and none of class 7 is held out
+    np.savez(tmp_path / "data.npz", images=IMAGES[:60], digit=labels, thickness=np.arange(60) / 60, split=split)
+    for condition in ("{digit: label}", "{digit: label, thickness: vector}"):
+        made = experiment(tmp_path / condition.replace(":", ""), tmp_path / "data.npz", f"condition={condition}")
+        found = conditions_by_class(made.pipeline, made.split, 3, 2)
+        assert found["digit"].tolist() == [1, 1, 2, 2, 7, 7]
+        assert set(conditions_in_turn(made.pipeline, made.split, 12)["digit"].tolist()) <= {1, 2, 7}
+
+
+def test_pictures_of_two_sizes_do_not_go_together(mixed: Path) -> None:
+    with pytest.raises(InputError, match=r"must be of one size, not \(12, 12\) and \(8, 8\)"):
+        ud.load(mixed).sample(1, round=np.zeros((6, 6), np.uint8), ink=np.zeros((8, 8), np.uint8))
+
+
+@pytest.mark.parametrize("value", ["hello", np.array(["a"]), object(), [[1], ["x"]]])
+def test_what_torch_cannot_read_is_refused_by_the_name_of_its_condition(mixed: Path, value: object) -> None:
+    for name in ud.load(mixed).parts:
+        with pytest.raises(InputError, match=name):
+            ud.load(mixed).sample(1, **{name: value})

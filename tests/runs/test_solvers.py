@@ -195,7 +195,7 @@ def test_grid_refuses_before_any_work(call: Call, own_run: Path, monkeypatch, re
     refused(call("grid", own_run, "--name", "a/b"), "'a/b'")
     refused(call("grid", own_run, "--sampler", "ddpm"), "without noise", "DDPM")
     refused(call("grid", own_run, "--sampler", "ddimm"), "did you mean 'ddim'")
-    refused(call("grid", own_run, "--label", "11"), "label 11")
+    refused(call("grid", own_run, "--label", "11"), "unknown class '11'")
     refused(call("grid", own_run.parent), "not a run folder")
     assert not (own_run / "grids").exists()
 

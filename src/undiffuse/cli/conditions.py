@@ -60,18 +60,34 @@ def parse(name: str, part: Condition, text: str, n: int) -> Any:
 
 
 def parse_labels(text: str, classes: Sequence[str]) -> list[int]:
-    """Labels from `3`, `0-9`, `1,5,7` or class names. Raises: InputError for what the model does not know."""
+    """Labels from `3`, `0-9`, `1,5,7` or class names. Raises: InputError for what the model does not know.
+
+    Where the names of all classes are numbers, numbers are names.
+    """
     labels: list[int] = []
-    for part in text.split(","):
+    numbered = all(re.fullmatch(r"[0-9]+", name) for name in classes)
+    for part in [text] if text in classes else text.split(","):
         part = part.strip()
+        span = re.fullmatch(r"([0-9]{1,9})-([0-9]{1,9})", part)
         if part in classes:
             labels.append(list(classes).index(part))
-        elif span := re.fullmatch(r"(\d+)-(\d+)", part):
+        elif span and numbered:
             first, last = int(span[1]), int(span[2])
             if first > last:
                 raise InputError(f"labels {part} fall: write {last}-{first}")
+            found = [label for label, name in enumerate(classes) if first <= int(name) <= last]
+            for end in (span[1], span[2]):
+                if end not in classes:
+                    raise unknown("class", end, classes)
+            labels += found
+        elif span:
+            first, last = int(span[1]), int(span[2])
+            if first > last:
+                raise InputError(f"labels {part} fall: write {last}-{first}")
+            if last >= len(classes):
+                raise InputError(f"label {last} is out of range: the model knows 0 to {len(classes) - 1}")
             labels += range(first, last + 1)
-        elif part.isdigit():
+        elif re.fullmatch(r"[0-9]{1,9}", part) and not numbered:
             labels.append(int(part))
         else:
             raise unknown("class", part, classes)
@@ -87,7 +103,10 @@ def spread(labels: list[int], n: int) -> np.ndarray:
 
 
 def _label(name: str, part: Label, text: str, n: int) -> np.ndarray:
-    return spread(parse_labels(text, part.classes), n)
+    labels = parse_labels(text, part.classes)
+    if n == 1 and len(labels) != 1:
+        raise InputError(f"{name} takes one class here, not {len(labels)}")
+    return spread(labels, n)
 
 
 def _labels(name: str, part: Labels, text: str, n: int) -> list[str]:

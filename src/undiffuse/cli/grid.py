@@ -7,6 +7,7 @@ import torch
 import typer
 
 import undiffuse
+from undiffuse import formats
 from undiffuse.cli.common import (
     AsJson,
     GuidanceScale,
@@ -47,6 +48,8 @@ def grid(
     if n < 1:
         raise InputError(f"--n must be at least 1, not {n}")
     stored.check_name(name)
+    if not (run / "recipe.yaml").is_file() and formats.diffusers.is_folder(run):
+        raise InputError(f"a fitted grid is kept in a run folder, and {run} is one of diffusers: import it first")
     model = undiffuse.load(run)
     chosen = model.sampler(sampler)
     if chosen.stochastic:

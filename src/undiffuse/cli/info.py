@@ -10,6 +10,7 @@ import typer
 import undiffuse
 from undiffuse import pipeline, recipes
 from undiffuse.cli.common import AsJson, app
+from undiffuse.conditioning import Condition
 
 
 @app.command()
@@ -49,6 +50,15 @@ def info(
         typer.echo(f"{key:>12}  {', '.join(map(str, value)) if isinstance(value, list) else value}")
 
 
+def _of_part(part: Condition) -> str:
+    """What its values are."""
+    classes = getattr(part, "classes", None)
+    facts = {"size": getattr(part, "size", None), "length": getattr(part, "length", None)}
+    facts |= {"classes": ", ".join(classes[:20]) if isinstance(classes, tuple) else classes}
+    facts |= {"channels": getattr(part, "channels", None) if classes is None else None}
+    return "".join(f", {name} {value}" for name, value in facts.items() if value is not None)
+
+
 def _of_model(path: Path) -> dict[str, Any]:
     """What a run folder, or a checkpoint of another library, is."""
     from undiffuse.experiment import parameters
@@ -59,10 +69,10 @@ def _of_model(path: Path) -> dict[str, Any]:
         "run": str(path),
         "recipe": model.name,
         "shape": list(model.shape),
-        "conditions": [f"{name} ({type(part).__name__})" for name, part in model.parts.items()],
+        "conditions": [f"{name} ({type(part).__name__}{_of_part(part)})" for name, part in model.parts.items()],
         "classes": list(model.classes),
         "parameters": parameters(model.denoiser),
-        "schedule": repr(model.denoiser.schedule),
+        "schedule": f"{model.denoiser.schedule!r:.200}",
         "prediction": repr(model.denoiser.prediction),
         "range": [model.denoiser.t_min, model.denoiser.t_max],
         "sampling": model.sampling,

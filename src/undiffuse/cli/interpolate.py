@@ -22,7 +22,7 @@ from undiffuse.cli.common import (
     parse_integers,
     shares,
 )
-from undiffuse.cli.conditions import ConditionOption, given_conditions, parse_labels
+from undiffuse.cli.conditions import ConditionOption, given_conditions
 from undiffuse.codecs import Identity
 from undiffuse.data import folder
 from undiffuse.denoiser import BaseDenoiser
@@ -37,9 +37,9 @@ def _two(option: str, given: list[Any]) -> list[Any]:
     return given
 
 
-def read_pictures(paths: list[Path], model: Pipeline) -> Tensor:
+def read_pictures(paths: list[Path], model: Pipeline, shape: tuple[int, ...]) -> Tensor:
     """Pictures as the model sees them (B, C, H, W). Raises: InputError where size or channels are not the model's."""
-    channels, height, width = model.shape
+    channels, height, width = shape
     pictures = [folder.read_picture(path, channels) for path in paths]
     for path, picture in zip(paths, pictures, strict=True):
         if picture.shape[1:] != (height, width):
@@ -86,8 +86,6 @@ def interpolate(
         raise InputError(f"an interpolation needs a sampler without noise, such as dpm++, not {chosen!r}")
     model.check_sampling(sampler, steps, grid)
     given = given_conditions(model, label, condition, 1)
-    if label is not None and len(classes := parse_labels(label, model.classes)) != 1:
-        raise InputError(f"--label takes one class here, for the whole row, not {len(classes)}")
     scale = 1.0 if images is not None and guidance is None else guidance
     denoiser: BaseDenoiser = model.guided(scale, **given)
     shape = model.fitting(denoiser, None)
@@ -97,7 +95,7 @@ def interpolate(
     else:
         assert images is not None
         paths = [Path(path.strip()) for path in _two("--images", images.split(","))]
-        inverted = editing.invert(denoiser, chosen, read_pictures(paths, model), times)
+        inverted = editing.invert(denoiser, chosen, read_pictures(paths, model, shape), times)
         ends, numbers["round_trip"] = inverted.noise, [round(float(error), 5) for error in inverted.round_trip]
     count = steps_between + 2
     first, last = (end.expand(count, *shape) for end in ends.split(1))

@@ -66,7 +66,11 @@ def _added(parts: list[Tensor]) -> Tensor:
 
 def _one_after_the_other(parts: list[Tensor]) -> Tensor:
     """Joined along axis 1, and broadcast along the others (a null has one sample, and one pixel)."""
-    batch, *rest = torch.broadcast_shapes(*((len(part), *part.shape[2:]) for part in parts))
+    try:
+        batch, *rest = torch.broadcast_shapes(*((len(part), *part.shape[2:]) for part in parts))
+    except RuntimeError as error:
+        sizes = " and ".join(str(tuple(part.shape[2:])) for part in parts)
+        raise InputError(f"conditions that are laid beside one another must be of one size, not {sizes}") from error
     return torch.cat([part.expand(batch, part.shape[1], *rest) for part in parts], 1)
 
 

@@ -66,6 +66,10 @@ class Image(Condition):
             raise unknown("source of a picture condition", of, SOURCES)
         if factor < 1:
             raise InputError(f"the factor of a picture condition must be 1 or more, not {factor}")
+        if of == "sample" and factor < 2:
+            raise InputError(
+                f"a picture made of the sample needs a factor of 2 or more, not {factor}: else it is the answer"
+            )
         self.channels, self.factor, self.optional, self.derived = channels, factor, optional, of == "sample"
         self.absent = nn.Parameter(torch.zeros(1, channels, 1, 1)) if optional else None
 

@@ -38,6 +38,10 @@ class Labels(Condition):
             sets = raw if raw and all(isinstance(one, Sequence) and not isinstance(one, str) for one in raw) else [raw]
             holds = torch.zeros(len(sets), len(self.classes), dtype=torch.uint8)
             for row, one in zip(holds, sets, strict=True):
+                if any(not isinstance(label, int | str) or isinstance(label, bool) for label in one):
+                    raise InputError(f"a list of labels has names or numbers of classes, not {list(one)!r:.60}")
+                if len(set(one)) < len(one):
+                    raise InputError(f"{list(one)!r:.60} names a label twice; 0 and 1 for each class are an array")
                 numbers = torch.tensor(class_numbers(one, self.classes), dtype=torch.int64)
                 check_range(numbers, len(self.classes))
                 row[numbers] = 1

@@ -49,7 +49,8 @@ def load(path: str | Path, held_out: float = 0.1, conditions: Conditions = Mappi
                 f"{path} has no array {name!r} or {name + 's'!r} for the condition {name!r}, only {', '.join(keys)}: "
                 "add it, or use another condition (condition=none)"
             )
-        class_names = arrays.get(f"{name}_classes", arrays.get("classes"))
+        of_all = arrays.get("classes") if sum(a["name"] in ("label", "labels") for a in asked.values()) == 1 else None
+        class_names = arrays.get(f"{name}_classes", of_all)
         columns[name] = of_array(path, arguments["name"], key, arrays[key], len(samples), class_names)
     dataset = Dataset(
         path.stem,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from undiffuse.errors import InputError, unknown
 
-MOST_CLASSES = 1_000_000
+MOST_CLASSES = MOST_TOKENS = 1_000_000
 PICTURES = ("image", "encoded-image", "mask")  # kinds whose value in a table is the path of a picture
 KINDS = ("label", "labels", "vector", *PICTURES, "tokens", "embeddings")
 Conditions = Mapping[str, str | Mapping[str, Any]]  # name -> kind, or {"name": kind, argument: value}
@@ -107,6 +107,8 @@ def _tokens_array(path: Path, name: str, array: np.ndarray, n: int, class_names:
     numbers = rows(path, name, array, n, (2,), "iu").astype(np.int64)
     if int(numbers.min()) < -1 or int(numbers.max()) < 0:
         raise InputError(f"{path}: {name} go from {numbers.min()} to {numbers.max()}: 0 and up, and -1 for padding")
+    if int(numbers.max()) >= MOST_TOKENS:
+        raise InputError(f"{path}: {name} go up to {numbers.max()}: token numbers under {MOST_TOKENS} are allowed")
     return Column(torch.from_numpy(numbers))
 
 
@@ -144,7 +146,10 @@ def _named(path: Path, names: np.ndarray | None, count: int) -> tuple[str, ...]:
         return tuple(str(label) for label in range(count))
     if names.ndim != 1 or len(names) < count:
         raise InputError(f"{path}: classes have shape {names.shape}: a name for each of the {count} labels is needed")
-    return tuple(_text(name) for name in names)
+    found = tuple(_text(name) for name in names)
+    if len(set(found)) < len(found):
+        raise InputError(f"{path}: classes name {next(n for n in found if found.count(n) > 1)!r} twice")
+    return found
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------
@@ -182,6 +187,8 @@ def of_table(where: str, kind: str, name: str, values: Sequence[object]) -> Colu
         filled = torch.tensor([[*row, *[-1] * (longest - len(row))] for row in sequences], dtype=torch.int64)
         if bool((filled < -1).any()) or int(filled.max()) < 0:
             raise InputError(f"{where}: {name} must be integers from 0, not {int(filled.min())}")
+        if int(filled.max()) >= MOST_TOKENS:
+            raise InputError(f"{where}: {name} go up to {int(filled.max())}: under {MOST_TOKENS} is allowed")
         return Column(filled)
     raise InputError(f"{where}: a condition of the kind {kind!r} is read from arrays, not from a table")
 
@@ -205,8 +212,8 @@ def mask_classes(where: str, masks: Tensor) -> Tensor:
 
 
 def _sorted(names: set[str]) -> tuple[str, ...]:
-    numeric = all(re.fullmatch(r"-?\d+", name) for name in names)
-    return tuple(sorted(names, key=lambda name: (int(name), name)) if numeric else sorted(names))
+    numeric = all(re.fullmatch(r"-?[0-9]+(\.[0-9]*)?", name) for name in names)
+    return tuple(sorted(names, key=lambda name: (float(name), name)) if numeric else sorted(names))
 
 
 def _plain(value: object) -> str:

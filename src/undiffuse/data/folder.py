@@ -1,5 +1,6 @@
 """Images from a folder of picture files."""
 
+import difflib
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -60,6 +61,11 @@ def load(
     table = metadata.read(root) if root.is_dir() else None
     files = find(root) if table is None else table.files
     for name, arguments in asked.items():
+        columns_like = difflib.get_close_matches(name, table.columns if table else (), n=1, cutoff=0.6)
+        if columns_like and arguments["name"] == "label" and name not in table.columns:  # type: ignore[union-attr]
+            raise InputError(
+                f"there is no column {name!r} for the condition {name!r}: did you mean {columns_like[0]!r}?"
+            )
         if arguments["name"] != "label" and (table is None or name not in table.columns):
             names = (
                 "there is no table" if table is None else f"the columns are {', '.join(table.columns) or 'file_name'}"
@@ -95,7 +101,7 @@ def _read_all(
     files: list[Path], size: tuple[int, int], channels: int, skip_corrupt: bool, nearest: bool = False
 ) -> tuple[UInt8[Tensor, "n channels height width"], Bool[Tensor, " n"]]:
     """Pictures at one size, and which of them could be read."""
-    samples = torch.empty(len(files), channels, *size, dtype=torch.uint8)
+    samples = torch.zeros(len(files), channels, *size, dtype=torch.uint8)  # what cannot be read stays 0
     # Threads, because Pillow decodes and resizes outside the interpreter's lock. Each writes rows of its own.
     with ThreadPoolExecutor(min(8, max(2, os.cpu_count() or 2))) as pool:
         read = list(pool.map(partial(_read_into, skip_corrupt=skip_corrupt, nearest=nearest), samples, files))
@@ -131,7 +137,12 @@ def _picture_column(
     skip_corrupt: bool,
 ) -> tuple[Column, Bool[Tensor, " n"]]:
     """The pictures that a column names, at 1 / factor of the samples' size, and which of them could be read."""
-    factor, mask = int(arguments.get("factor", 1)), arguments["name"] == "mask"
+    factor, mask = arguments.get("factor", 1), arguments["name"] == "mask"
+    channels = 1 if mask else arguments.get("channels", channels)
+    if not isinstance(factor, int) or isinstance(factor, bool) or factor < 1:
+        raise InputError(f"the factor of the condition {name!r} must be a whole number from 1, not {factor!r}")
+    if channels not in MODES or isinstance(channels, bool):
+        raise InputError(f"channels of the condition {name!r} must be 1, 3 or 4, not {channels!r}")
     if size[0] % factor or size[1] % factor:
         raise InputError(f"pictures {factor} times smaller than samples of {size[0]}x{size[1]} have no whole size")
     files = [root / str(value) for value in table.columns[name]]
@@ -139,7 +150,7 @@ def _picture_column(
         if not file.is_file():
             raise InputError(f"{table.path}: {name} of row {row + 1} names the picture {file}, which does not exist")
     smaller = (size[0] // factor, size[1] // factor)
-    read, kept = _read_all(files, smaller, 1 if mask else int(arguments.get("channels", channels)), skip_corrupt, mask)
+    read, kept = _read_all(files, smaller, channels, skip_corrupt, mask)
     return Column(mask_classes(str(table.path), read[:, 0]) if mask else read), kept
 
 

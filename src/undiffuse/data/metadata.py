@@ -45,7 +45,10 @@ def read(root: Path) -> Table | None:
         raise InputError(f"{path} has no column {FILE!r}, the picture of each row: its columns are {', '.join(names)}")
     files, seen = [], set()
     for number, row in enumerate(rows, start=1):
-        file = root / str(row.get(FILE))
+        name = Path(str(row.get(FILE)))
+        if name.is_absolute() or ".." in name.parts:
+            raise InputError(f"{path}: row {number} names the picture {row.get(FILE)!r}, which is not below the folder")
+        file = root / name
         if not row.get(FILE) or not file.is_file():
             raise InputError(f"{path}: row {number} names the picture {row.get(FILE)!r}, which does not exist")
         if file in seen:

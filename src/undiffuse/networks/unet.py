@@ -307,6 +307,10 @@ class UNet(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        if not isinstance(multipliers, Sequence):
+            raise ValueError(f"multipliers must be a list, one for each level, not {multipliers!r}")
+        if not epsilon > 0:
+            raise ValueError(f"epsilon must be above 0, not {epsilon}")
         levels = len(multipliers)
         sizes = {"channels": channels, "width": width, "blocks": blocks, "patch": patch, "head_width": head_width}
         sizes |= {"groups": groups} | ({} if context is None else {"context": context})

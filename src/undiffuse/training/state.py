@@ -69,6 +69,8 @@ class TrainState:
             if name.startswith("optimizer."):
                 _, index, key = name.split(".", 2)
                 parameter = self.parameters[int(index)]
+                if value.ndim and value.shape != parameter.shape:
+                    raise InputError(f"{path} does not fit this model: {name} has shape {tuple(value.shape)}")
                 if (
                     value.shape == parameter.shape
                 ):  # in the parameter's memory format, which the fused optimizer assumes

@@ -39,6 +39,8 @@ def write(
     Raises: InputError naming all of the recipe that has no equal there, and for a folder that exists already.
     """
     folder = Path(folder)
+    if folder.is_symlink():
+        raise InputError(f"{folder} is a link, and the link would be replaced, not what it leads to: name its target")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())) and not (overwrite and _ours(folder)):
         allowed = ", or overwrite" if not overwrite else " (only what was exported here is replaced)"
         raise InputError(f"{folder} exists already: choose another name{allowed}")
@@ -62,7 +64,7 @@ def write(
     if config["_class_name"] == "UNet2DModel" and not conditions:
         files[INDEX] = {
             "_class_name": "DDPMPipeline",
-            "scheduler": ["diffusers", "DDIMScheduler"],
+            "scheduler": ["diffusers", files[f"scheduler/{SCHEDULER}"]["_class_name"]],
             "unet": ["diffusers", "UNet2DModel"],
         }
     with atomic_folder(folder) as new:
@@ -76,8 +78,10 @@ def write(
 
 def _ours(folder: Path) -> bool:
     """Whether a folder holds what `write` makes and nothing else, so that it may be replaced."""
-    made = {ABOUT, INDEX, REST, "scheduler", *PLACES.values()}
-    return (folder / ABOUT).is_file() and all(entry.name in made for entry in folder.iterdir())
+    made = {ABOUT, INDEX, REST, f"scheduler/{SCHEDULER}"}
+    made |= {f"{place}/{name}" for place in PLACES.values() for name in (CONFIG, f"{WEIGHTS}.safetensors")}
+    found = [entry for entry in folder.rglob("*") if not entry.is_dir() or not any(entry.iterdir())]
+    return (folder / ABOUT).is_file() and all(entry.relative_to(folder).as_posix() in made for entry in found)
 
 
 def _conditions(spec: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -45,10 +45,10 @@ def read(
 
     Raises: InputError for folders that cannot be read, weights that do not fit, and all options without an equal.
     """
-    opened = open_folder(Path(folder))
     try:
+        opened = open_folder(Path(folder))
         return _read(Path(folder), opened, size, null_label, null_tokens)
-    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, StopIteration, RuntimeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"the configurations in {folder} make no sense: {error!r}") from error
@@ -117,7 +117,9 @@ def import_folder(folder: str | Path, run: str | Path, **options: Any) -> tuple[
     if run.exists() and not (run.is_dir() and not any(run.iterdir())):
         raise InputError(f"{run} exists already: name a new run folder")
     imported = read(folder, **options)
-    weights.fill(pipeline.assemble(imported.spec).denoiser, imported.weights, Path(folder))
+    made = pipeline.assemble(imported.spec)
+    weights.fill(made.denoiser, imported.weights, Path(folder))
+    made.check_shape(made.shape)
     with atomic_folder(run) as new:
         write_text(new / "recipe.yaml", config.to_yaml(imported.spec))
         weights.write(new / "model.safetensors", imported.weights, {})
@@ -165,7 +167,10 @@ def _null_tokens(given: object, model: Model, opened: Opened) -> Tensor:
         raise InputError(
             "null_tokens are for networks of diffusers that take tokens, and this one does not, or has a null"
         )
-    return Embeddings(model.network["context"], optional=False).read(given)[:1]
+    null = Embeddings(model.network["context"], optional=False).read(given)
+    if len(null) != 1:
+        raise InputError(f"null_tokens are one sequence (L, size), not {len(null)}")
+    return null
 
 
 def _weights(opened: Opened, model: Model, is_dit: bool, condition: Facts, null_label: int | None) -> State:
@@ -198,7 +203,9 @@ def _size(model: Model, size: int | Sequence[int] | None, opened: Opened) -> lis
     if size is not None:
         return [size, size] if isinstance(size, int) else list(size)
     if model.size is None:
-        raise InputError(f"{opened.network / 'config.json'} has no sample_size: give the size of the samples, size=")
+        raise InputError(
+            f"{opened.network / 'config.json'} has no sample_size: give the size of the samples, size= (--size)"
+        )
     return model.size
 
 

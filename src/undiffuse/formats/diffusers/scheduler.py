@@ -12,7 +12,10 @@ import torch
 
 from undiffuse import schedule as schedules
 from undiffuse.errors import InputError, unknown
+from undiffuse.exact import Gaussian
 from undiffuse.formats.diffusers.options import Options
+from undiffuse.samplers import grid as grids
+from undiffuse.samplers import named
 from undiffuse.samplers.aliases import ALIASES, GRID_ARGUMENTS
 
 _TABLE: dict[str, Any] = {
@@ -133,6 +136,9 @@ def read(config: Mapping[str, Any]) -> Scheduler:
         notes.append(f"the last step is first order and goes to clean data; that of {kind} is not, or does not.")
     learned = "variance_type" in options.defaults and options.take("variance_type") in LEARNED
     options.check()
+    if not _starts(sampler, grid, schedule):
+        notes.append(f"{sampler!r} of {kind} cannot start where alpha = 0: 'ddim' is the default instead.")
+        sampler = "ddim"
     count = steps if sampler.startswith("ddpm") else 4 if sampler == "consistency" else 50
     sections = {
         "schedule": schedule,
@@ -141,6 +147,17 @@ def read(config: Mapping[str, Any]) -> Scheduler:
         "sampling": {"sampler": sampler, "grid": grid, "steps": count, "guidance": 1.0},
     }
     return Scheduler(sections, learned, tuple(notes))
+
+
+def _starts(sampler: str, grid: str, section: Mapping[str, Any]) -> bool:
+    """Whether a sampler has finite coefficients from the noisiest level of a schedule on."""
+    schedule = _named(section)
+    times = grids.named(grid, schedule, 3, schedule.finest_time, 1.0)
+    try:
+        named(sampler).init(Gaussian(schedule, torch.zeros(1), torch.eye(1)), torch.zeros(1, 1), times[:, None])
+    except InputError:
+        return False
+    return True
 
 
 def _flow(options: Options) -> dict[str, Any]:
@@ -228,7 +245,11 @@ def _grid(kind: str, options: Options) -> tuple[str, list[str]]:
         grid = "linspace+1"
     other = grid == "beta" or (name != "timestep_spacing" and kind in ONE_MORE)
     other = other or (grid == "linspace" and kind not in EXACT_LINSPACE) or (grid == "leading" and kind in ONE_MORE)
-    notes = [f"{argument} of {kind} gives levels a little off those of the grid {grid!r}."] if other else []
+    notes = [f"{argument} of {kind} gives levels other than those of the grid {grid!r}."] if other else []
+    if grid == "linspace" and kind in ("DDIMScheduler", "PNDMScheduler"):
+        notes.append(
+            f"{kind} steps down by T / steps, and calls the network at the levels of {argument}, which lie closer."
+        )
     if "timestep_spacing" in options.defaults:
         spacing, offset = options.take("timestep_spacing"), options.take("steps_offset")
         options.require(f"timestep_spacing={spacing}" in GRID_ARGUMENTS, "timestep_spacing")
@@ -267,12 +288,13 @@ def config(spec: Mapping[str, Any]) -> dict[str, Any]:
     given, schedule = spec["schedule"], _named(spec["schedule"])
     steps = schedule.length if label_of(spec) == "step" else 1000
     assert steps is not None
+    learned = bool(spec["network"].get("learned_variance"))
     found = {
-        "_class_name": "DDIMScheduler",
+        "_class_name": "DDPMScheduler" if learned else "DDIMScheduler",
         "num_train_timesteps": steps,
         "prediction_type": {ours: theirs for theirs, ours in PREDICTIONS.items()}[spec["prediction"]["name"]],
         "clip_sample": False,
-        "set_alpha_to_one": True,
+        **({"variance_type": "learned_range"} if learned else {"set_alpha_to_one": True}),
         "timestep_spacing": "trailing",
     }
     base = schedules.named(**{k: v for k, v in given.items() if k not in ("zero_terminal", "shift")})
