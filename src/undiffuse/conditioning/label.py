@@ -34,10 +34,10 @@ def check_range(labels: Int64[Tensor, "..."], classes: int) -> None:
         raise InputError(f"label {int(wrong)} is out of range: the model knows 0 to {classes - 1}")
 
 
-class Label(Condition):
-    """Labels 0..classes-1 as vectors (B, width), added to the embedding of the noise level.
+class OfClasses(Condition):
+    """What a label and a set of labels share: a learned vector (width,) for each class, and one for no answer.
 
-    classes: their names, or how many; optional: whether one more vector stands for no class.
+    classes: their names, or how many; optional: whether there is that one more vector, the null.
     """
 
     feeds = "vector"
@@ -50,6 +50,13 @@ class Label(Condition):
     @classmethod
     def facts(cls, train: Tensor, held_out: Tensor, classes: Sequence[str]) -> dict[str, Any]:
         return {"classes": list(classes)}
+
+    def null(self) -> Float[Tensor, "1 width"]:
+        return self.embedding.weight[len(self.classes) :]
+
+
+class Label(OfClasses):
+    """Labels 0..classes-1 as vectors (B, width), added to the embedding of the noise level."""
 
     def read(self, raw: object) -> Int64[Tensor, " batch"]:
         """raw: a number or a name, or one per sample."""
@@ -70,6 +77,3 @@ class Label(Condition):
     def forward(self, values: Int64[Tensor, " batch"]) -> Float[Tensor, "batch width"]:
         encoded: Tensor = self.embedding(values)
         return encoded
-
-    def null(self) -> Float[Tensor, "1 width"]:
-        return self.embedding.weight[len(self.classes) :]

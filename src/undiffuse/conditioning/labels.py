@@ -1,34 +1,20 @@
 """Several labels at once (attributes, tags): the sum of a learned vector for each that holds."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
-from undiffuse.conditioning.conditioner import Condition
-from undiffuse.conditioning.label import check_range, class_names, class_numbers
+from undiffuse.conditioning.label import OfClasses, check_range, class_numbers
 from undiffuse.errors import InputError
 
 
-class Labels(Condition):
+class Labels(OfClasses):
     """Sets of labels as vectors (B, width), added to the embedding of the noise level.
 
-    classes: their names, or how many; optional: whether one more vector stands for an unknown set (the empty
-    one is known).
+    The null stands for an unknown set; the empty one is known, and a zero vector.
     """
-
-    feeds = "vector"
-
-    def __init__(self, classes: Sequence[str] | int, width: int, optional: bool = True) -> None:
-        super().__init__()
-        self.classes, self.optional = class_names(classes), optional
-        self.embedding = nn.Embedding(len(self.classes) + optional, width)  # the last row is the null
-
-    @classmethod
-    def facts(cls, train: Tensor, held_out: Tensor, classes: Sequence[str]) -> dict[str, Any]:
-        return {"classes": list(classes)}
 
     def read(self, raw: object) -> UInt8[Tensor, "batch classes"]:
         """raw: a list of names or numbers, or a list of such lists; or a tensor or array (classes,) or (B, classes) of
@@ -59,6 +45,3 @@ class Labels(Condition):
     def forward(self, values: UInt8[Tensor, "batch classes"]) -> Float[Tensor, "batch width"]:
         weight = self.embedding.weight[: len(self.classes)]
         return values.to(weight.dtype) @ weight
-
-    def null(self) -> Float[Tensor, "1 width"]:
-        return self.embedding.weight[len(self.classes) :]
