@@ -113,7 +113,7 @@ def test_tables_that_are_none_are_refused(pictures, name, text, message):
 
 def test_other_refusals(pictures):
     jsonl(pictures, [{"file_name": "large/1.png", "low": "small/9.png"}, {"file_name": "large/2.png", "low": "x"}])
-    with pytest.raises(InputError, match=r"needs a column 'high' in .* but the columns are low"):
+    with pytest.raises(InputError, match=r"no column 'high' for the condition 'high': it has low"):
         folder.load(pictures, (8, 8), 1, conditions={"high": "vector"})
     with pytest.raises(InputError, match=r"low of row 1 names the picture .*small/9\.png, which does not exist"):
         folder.load(pictures, (8, 8), 1, conditions={"low": "image"})

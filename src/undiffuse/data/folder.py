@@ -60,20 +60,7 @@ def load(
     root = Path(path).expanduser()
     table = metadata.read(root) if root.is_dir() else None
     files = find(root) if table is None else table.files
-    for name, arguments in asked.items():
-        columns_like = difflib.get_close_matches(name, table.columns if table else (), n=1, cutoff=0.6)
-        if columns_like and arguments["name"] == "label" and name not in table.columns:  # type: ignore[union-attr]
-            raise InputError(
-                f"there is no column {name!r} for the condition {name!r}: did you mean {columns_like[0]!r}?"
-            )
-        if arguments["name"] != "label" and (table is None or name not in table.columns):
-            names = (
-                "there is no table" if table is None else f"the columns are {', '.join(table.columns) or 'file_name'}"
-            )
-            raise InputError(
-                f"the condition {name!r} needs a column {name!r} in {root / metadata.NAMES[0]} or {metadata.NAMES[1]}, "
-                f"but {names}"
-            )
+    _check_columns(root, asked, list(table.columns) if table else [])
     stored = size if crop == "center" else (_with_margin(size[0]), _with_margin(size[1]))
     samples, kept = _read_all(files, stored, channels, skip_corrupt)
     columns: dict[str, Column] = {}
@@ -95,6 +82,22 @@ def load(
     values = {name: column.values[kept] for name, column in columns.items()}
     classes = {name: column.classes for name, column in columns.items() if column.classes}
     return split(Dataset(root.resolve().name, samples[kept], values, classes, skipped), held_out)
+
+
+def _check_columns(root: Path, asked: Mapping[str, Mapping[str, Any]], columns: list[str]) -> None:
+    """Raises: InputError for conditions that stand in no column; a label may be the name of the folder instead."""
+    for name, arguments in asked.items():
+        near = difflib.get_close_matches(name, columns, n=1, cutoff=0.6)
+        if name in columns or (arguments["name"] == "label" and not near):
+            continue
+        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(columns) or 'no more than file_name'}"
+        table = next((root / known for known in metadata.NAMES if (root / known).is_file()), None)
+        if table is None:
+            raise InputError(
+                f"the condition {name!r} needs a column {name!r} in {root / metadata.NAMES[0]} or {metadata.NAMES[1]}, "
+                "but there is no table"
+            )
+        raise InputError(f"{table} has no column {name!r} for the condition {name!r}: {hint}")
 
 
 def _read_all(
