@@ -273,3 +273,15 @@ def test_the_rotation_is_exact_in_float64():
         for n in (0, 17, 999):
             assert_close(told_one_less(matrix, shift) @ features(n), matrix @ features(n + 1), rtol=0, atol=1e-11)
         assert_close(sinusoidal(torch.tensor([3.0]), 12, shift)[0], features(3).float(), rtol=0, atol=1e-5)
+
+
+def test_a_learned_variance_goes_out_with_the_scheduler_that_splits_it_off(tmp_path):
+    spec = recipe({**UNET, "learned_variance": True})
+    diffusers.write(tmp_path / "there", spec, model_of(spec).denoiser.state_dict())
+    config = json.loads((tmp_path / "there" / "scheduler" / "scheduler_config.json").read_text())
+    assert (config["_class_name"], config["variance_type"]) == ("DDPMScheduler", "learned_range")
+    index = json.loads((tmp_path / "there" / "model_index.json").read_text())
+    assert index["scheduler"] == ["diffusers", "DDPMScheduler"]
+    library = peers.diffusers()
+    pictures = library.DDPMPipeline.from_pretrained(tmp_path / "there")(num_inference_steps=2, output_type="np").images
+    assert pictures.shape[0] == 1 and diffusers.load(tmp_path / "there", device="cpu").denoiser.learns_variance
