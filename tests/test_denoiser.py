@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from undiffuse import Denoiser, InputError
 from undiffuse.conditioning import Conditioner, Label
+from undiffuse.guidance import ClassifierFree
 from undiffuse.prediction import EDM, PREDICTIONS
 from undiffuse.schedule import Cosine, Flow, Linear
 
@@ -80,3 +81,35 @@ def test_the_prior_has_the_variance_of_the_noisiest_level():
     assert draws.shape == (50, 3, 8, 8) and draws.dtype == torch.float32
     assert abs(float(draws.std()) / denoiser.prior_std() - 1) < 5 / math.sqrt(2 * draws.numel())
     assert torch.equal(denoiser.prior([7, 3], (3, 8, 8)), draws[[7, 3]])
+
+
+class TwiceTheChannels(nn.Module):
+    """Says x doubled, and 2 r - 1 for r a quarter of the condition, or of 1."""
+
+    learned_variance = True
+
+    def forward(self, x, c_noise, vector):
+        return torch.cat([2 * x, torch.ones_like(x) * (vector[:, :1, None, None] / 2 - 1)], 1)
+
+
+def test_the_second_half_of_the_channels_is_the_fraction_of_the_variance():
+    class Numbers(nn.Module):
+        def encode(self, condition, drop=None):
+            value = torch.as_tensor(condition.get("number", 1.0)).reshape(-1, 1)
+            return {"vector": value if drop is None else torch.where(drop[:, None], 1.0, value)}
+
+    denoiser = Denoiser(TwiceTheChannels(), Cosine(), "v", conditioner=Numbers())
+    x = torch.randn(2, 3, 4, 4)
+    estimate = denoiser.given(number=3.0)(x, 0.5)
+    assert denoiser.learns_variance and torch.equal(estimate.output, 2 * x) and torch.equal(estimate.v, estimate.output)
+    assert estimate.variance_fraction.shape == x.shape and (estimate.variance_fraction == 0.75).all()
+    assert (denoiser(x, 0.5).variance_fraction == 0.25).all()
+    guided = ClassifierFree(denoiser, 5.0).given(number=3.0)(x, 0.5)  # the variance is the conditional's, not guided
+    assert (guided.variance_fraction == 0.75).all()
+    assert Denoiser(Toy(), Cosine())(x, 0.5).variance_fraction is None
+
+
+def test_a_network_that_gives_another_shape_is_refused_by_its_shapes():
+    denoiser = Denoiser(TwiceTheChannels(), Cosine(), conditioner=None, learns_variance=False)
+    with pytest.raises(InputError, match=r"gave \(2, 6, 4, 4\) for samples of \(2, 3, 4, 4\)"):
+        denoiser(torch.randn(2, 3, 4, 4), 0.5, {"vector": torch.ones(2, 1)})

@@ -206,9 +206,8 @@ class Denoiser(BaseDenoiser):
     ) -> None:
         super().__init__()
         self.network, self.schedule, self.conditioner = network, schedule, conditioner
-        self.learns_variance = (
-            bool(getattr(network, "learned_variance", False)) if learns_variance is None else (learns_variance)
-        )
+        said = bool(getattr(network, "learned_variance", False))
+        self.learns_variance = said if learns_variance is None else learns_variance
         self.precision = precision
         self.prediction = predictions.named(predicts) if isinstance(predicts, str) else predicts
         self.t_min = schedule.finest_time if t_min is None else t_min
@@ -222,7 +221,7 @@ class Denoiser(BaseDenoiser):
     def droppable(self) -> tuple[str, ...]:
         """The names of the conditions that have a null."""
         parts = getattr(self.conditioner, "parts", {})
-        return tuple(name for name, part in parts.items() if part.optional)
+        return tuple(name for name, part in parts.items() if getattr(part, "optional", True))
 
     def encode(self, condition: Mapping[str, object], drop: Drop | None = None) -> Encoded:
         if self.conditioner is None:

@@ -30,7 +30,7 @@ def restored(model: Pipeline) -> str | None:
 def measure(
     model: Pipeline, split: Split, condition: dict[str, Tensor], samples: Tensor
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Numbers and a picture for samples uint8 (N, C, H, W) drawn under `experiment.conditions_in_turn` for n = N.
+    """Numbers and a picture for samples uint8 (N, C, H, W) drawn under `examples.conditions_in_turn` for n = N.
 
     The numbers are PSNRs in decibels: of one sample, of the mean of several, and of bicubic enlargement.
     """

@@ -14,7 +14,7 @@ from tiny import TINY, train
 from undiffuse import evaluation, recipes
 from undiffuse.conditioning import CONDITIONS
 from undiffuse.errors import InputError
-from undiffuse.examples import conditions_by_class, conditions_in_turn
+from undiffuse.examples import balanced, centred, conditions_by_class, conditions_in_turn
 from undiffuse.experiment import Experiment
 
 N = 120
@@ -165,6 +165,12 @@ def test_super_resolution_is_shown_a_smaller_copy_of_the_sample(tmp_path: Path, 
     found = result.numbers["reconstruction"]
     assert found["factor"] == 2 and found["sample"]["n"] == 6 and found["bicubic"]["db"] > found["sample"]["db"]
     assert result.pictures["reconstruction"].shape[0] > 5 * 32
+    truth = centred(made.split.held_out, (1, 8, 8))[balanced(made.split.held_out, 6)]
+    shown = conditions_in_turn(made.pipeline, made.split, 6)["low"]
+    assert torch.equal(shown, made.pipeline.parts["low"].derive(truth))  # each against its own original
+    larger = torch.nn.functional.interpolate(shown.double(), scale_factor=2, mode="bicubic").round().clamp(0, 255)
+    error = (larger - truth.double()).square().mean((1, 2, 3))
+    assert found["bicubic"]["db"] == pytest.approx(float((10 * torch.log10(255**2 / error)).mean()), abs=0.02)
     model = ud.load(tmp_path / "run")
     assert model.sample(1, low=np.zeros((6, 8), np.uint8), steps=2).shape == (1, 12, 16)  # as large as the input says
     with pytest.raises(InputError, match="8x8 were asked for, but the condition is for samples of 12x16"):
