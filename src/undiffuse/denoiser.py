@@ -114,6 +114,12 @@ class BaseDenoiser(nn.Module, ABC):
     t_min: float
     t_max: float
     data_std: float
+    learns_variance: bool = False  # whether estimates carry a `variance_fraction`
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The names of the conditions that `encode` takes."""
+        return ()
 
     @abstractmethod
     def forward(self, x_t: Sample, t: Time, condition: Encoded | None = None) -> Estimate:
@@ -218,6 +224,10 @@ class Denoiser(BaseDenoiser):
         self.data_std = getattr(self.prediction, "data_std", 1.0) if data_std is None else data_std
 
     @property
+    def conditions(self) -> tuple[str, ...]:
+        return tuple(getattr(self.conditioner, "parts", {}))
+
+    @property
     def droppable(self) -> tuple[str, ...]:
         """The names of the conditions that have a null."""
         parts = getattr(self.conditioner, "parts", {})
@@ -266,6 +276,11 @@ class Wrapper(BaseDenoiser):
         self.denoiser = denoiser
         self.schedule, self.data_std = denoiser.schedule, denoiser.data_std
         self.t_min, self.t_max = denoiser.t_min, denoiser.t_max
+        self.learns_variance = denoiser.learns_variance
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        return self.denoiser.conditions
 
     def rows(self, index: Int64[Tensor, " chosen"]) -> "Wrapper":
         chosen = copy.copy(self)
@@ -282,6 +297,10 @@ class Given(Wrapper):
     def __init__(self, denoiser: BaseDenoiser, condition: Encoded) -> None:
         super().__init__(denoiser)
         self.condition = condition
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        return ()
 
     def rows(self, index: Int64[Tensor, " chosen"]) -> "Given":
         chosen = cast(Given, super().rows(index))

@@ -1,8 +1,8 @@
 """Denoiser -> Denoiser: wrappers that steer."""
 
-from undiffuse.denoiser import BaseDenoiser
+from undiffuse.guidance.base import Guidance
 from undiffuse.guidance.classifier_free import ClassifierFree
 
-GUIDANCES: dict[str, type[BaseDenoiser]] = {"classifier-free": ClassifierFree}
+GUIDANCES: dict[str, type[Guidance]] = {"classifier-free": ClassifierFree}
 
-__all__ = ["GUIDANCES", "ClassifierFree"]
+__all__ = ["GUIDANCES", "ClassifierFree", "Guidance"]

@@ -1,18 +1,16 @@
-"""Classifier-free guidance (Ho & Salimans 2022)."""
+"""Classifier-free guidance (Ho & Salimans 2022), with negative conditions and mixtures of conditions."""
 
 from collections.abc import Mapping
-from typing import cast
 
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor
 
-from undiffuse.denoiser import BaseDenoiser, Drop, Encoded, Estimate, Sample, Wrapper
+from undiffuse.denoiser import BaseDenoiser, Drop, Encoded, Estimate, Sample
 from undiffuse.errors import InputError
-from undiffuse.schedule import Time, along_batch, host
+from undiffuse.guidance.base import CONTRAST, Guidance, Scale, between, scale_of
+from undiffuse.schedule import Time, host
 
 
-class ClassifierFree(Wrapper):
+class ClassifierFree(Guidance):
     """guided = null + scale (conditional - null), both from one evaluation of twice the batch.
 
     scale: a number, or one per sample (B,): 0 is unconditional, 1 plain conditional, above 1 guided. (In the form
@@ -22,16 +20,12 @@ class ClassifierFree(Wrapper):
     extrapolation in noise, x_0, v or score.
     """
 
-    def __init__(self, denoiser: BaseDenoiser, scale: float | Float[Tensor, " batch"]) -> None:
-        super().__init__(denoiser)
-        self.scale = host(scale)
-        if not bool(self.scale.isfinite().all()):
-            raise InputError(f"the guidance scale must be finite, not {scale}")
+    stage = CONTRAST
+    held = ("scale",)
 
-    def rows(self, index: Int64[Tensor, " chosen"]) -> "ClassifierFree":
-        chosen = cast(ClassifierFree, super().rows(index))
-        chosen.scale = self.scale[index] if self.scale.ndim else self.scale
-        return chosen
+    def __init__(self, denoiser: BaseDenoiser, scale: Scale) -> None:
+        super().__init__(denoiser)
+        self.scale = scale_of(scale, "guidance")
 
     def encode(self, condition: Mapping[str, object], drop: Drop | None = None) -> Encoded:
         """Per input (B, 2, ...): the null, then the condition."""
@@ -42,14 +36,23 @@ class ClassifierFree(Wrapper):
         conditional = self.denoiser.encode(condition, drop)
         return {name: torch.stack([null[name].expand_as(value), value], 1) for name, value in conditional.items()}
 
-    def forward(self, x_t: Sample, t: Time, condition: Encoded | None = None) -> Estimate:
+    def both(self, x_t: Sample, t: Time, condition: Encoded | None = None) -> tuple[Estimate, Estimate]:
         condition = self.encode({}) if condition is None else condition
         batch = len(x_t)
         pairs = {name: value.expand(batch, *value.shape[1:]).flatten(0, 1) for name, value in condition.items()}
         times = host(t).expand(batch)
         both: Estimate = self.denoiser(x_t.repeat_interleave(2, 0), times.repeat_interleave(2), pairs)
-        null, conditional = both.output.unflatten(0, (batch, 2)).unbind(1)
-        # lerp is exact at its ends: scale 0 and 1 are the two evaluations bit for bit
-        output = torch.lerp(null, conditional, along_batch(self.scale.expand(batch), null).to(null.dtype))
-        fraction = None if both.variance_fraction is None else both.variance_fraction[1::2]
-        return Estimate(both.x_t[::2], output, self.level(times, batch), both.target, fraction)
+        level = self.level(times, batch)
+        fractions = (
+            [None] * 2 if both.variance_fraction is None else both.variance_fraction.unflatten(0, (-1, 2)).unbind(1)
+        )
+        null, conditional = (
+            Estimate(both.x_t[::2], output, level, both.target, fraction)
+            for output, fraction in zip(both.output.unflatten(0, (batch, 2)).unbind(1), fractions, strict=True)
+        )
+        return conditional, between(null, conditional, self.scale)
+
+    def plain(self, x_t: Sample, t: Time, condition: Encoded | None = None) -> Estimate:
+        condition = self.encode({}) if condition is None else condition
+        estimate: Estimate = self.denoiser(x_t, t, {name: value[:, 1] for name, value in condition.items()})
+        return estimate
