@@ -11,12 +11,13 @@ import undiffuse
 
 ROOT = Path(undiffuse.__file__).parent
 HELPERS = {"errors", "files", "registry", "weights"}
-ALGEBRA = {"schedule", "prediction", "noise"}
+ALGEBRA = {"schedule", "prediction", "noise", "transition"}
 DENOISING = ALGEBRA | {"denoiser"}
 # name -> what it may import beside itself and the helpers
 MAY_SEE = {
     **{name: set() for name in (*HELPERS, "schedule", "noise")},
     "prediction": {"schedule"},
+    "transition": {"schedule"},
     "denoiser": ALGEBRA,
     "exact": DENOISING,
     "guidance": DENOISING,

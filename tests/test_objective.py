@@ -74,6 +74,8 @@ FACTORS = {
         lambda snr: snr.clamp(max=5) / (snr + 1),
     ),
     "edm": (lambda snr: 1 + 4 / snr, lambda snr: snr + 4, lambda snr: (snr + 4) / (snr + 1)),
+    "p2": (lambda snr: 1 / (1 + snr), lambda snr: snr / (1 + snr), lambda snr: snr / (1 + snr) ** 2),
+    "bound": (lambda snr: snr**0, lambda snr: snr, lambda snr: snr / (snr + 1)),  # times its rate
     "sigmoid": (lambda snr: 1 / (1 + snr), lambda snr: snr / (1 + snr), lambda snr: snr / (1 + snr) ** 2),
 }
 
@@ -92,6 +94,11 @@ def test_weights_on_what_the_network_predicts(weight, place, predicts):
     level = Level(Cosine(), t)
     a, b = denoiser.prediction.target(level)
     expected = FACTORS[weight][place](level.log_snr.exp()) * (a * 0.25 + b * 1.5) ** 2
+    if weight == "bound":  # half of what log_snr falls by in a unit of the range
+        rate = (Cosine().log_snr(t - 1e-6) - Cosine().log_snr(t + 1e-6)) / 2e-6
+        loss = Objective(weight)(denoiser, x0, draws=draws)
+        assert_close(loss / rate, expected * (1 - denoiser.t_min) / 2, rtol=1e-4, atol=0)
+        return
     assert_close(Objective(weight)(denoiser, x0, draws=draws), expected, rtol=1e-9, atol=1e-12)
 
 
@@ -102,7 +109,7 @@ def test_losses_are_finite_without_any_signal(weight, predicts):
         denoiser, t = Denoiser(Zero(), schedule, predicts), torch.ones(4, dtype=torch.float64)
         loss = Objective(weight)(denoiser, torch.ones(4, 2), draws=Draws(t, torch.ones(4, 2), t > 2))
         assert loss.isfinite().all()
-        if weight in ("snr", "min-snr", "sigmoid"):
+        if weight in ("snr", "min-snr", "sigmoid", "p2", "bound"):
             assert (loss == 0).all()
 
 
@@ -236,6 +243,10 @@ def conditional():
 def test_a_loss_per_sample_that_the_draws_determine(conditional, weight, law):
     conditional.schedule = Linear()
     objective, x0, label = Objective(weight, law), torch.randn(6, 3), {"label": torch.arange(6) % 5}
+    if objective.weight.integrates and not objective.times.unbiased:
+        with pytest.raises(InputError, match="uniform, stratified, table, importance"):
+            objective(conditional, x0, label)
+        return
     draws = objective.draw(conditional, NoiseSource(range(6), (3,)))
     loss = objective(conditional, x0, label, draws)
     assert loss.shape == (6,) and loss.isfinite().all() and (loss > 0).all()

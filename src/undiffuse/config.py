@@ -15,7 +15,7 @@ from undiffuse.conditioning.conditioner import check_name
 from undiffuse.data import SOURCES
 from undiffuse.errors import InputError, unknown
 from undiffuse.networks import NETWORKS
-from undiffuse.objective import TIME_LAWS, WEIGHTS
+from undiffuse.objective import OBJECTIVES, TIME_LAWS, WEIGHTS
 from undiffuse.pipeline import DEFAULTS, Pipeline
 from undiffuse.prediction import PREDICTIONS
 from undiffuse.samplers import GRIDS, understand
@@ -56,11 +56,15 @@ class Range(Section):
 
 
 class ObjectiveSection(Section):
+    name: str = "weighted"
     weight: Named = Named(name="simple")
     times: Named = Named(name="stratified")
     drop: float = Field(0.1, ge=0, lt=1, description="the probability of dropping a sample's conditions together")
     drop_each: dict[str, float] = Field({}, description="besides, of dropping each alone, by its name")
     offset: float = Field(0.0, ge=0)
+    uncertainty: bool = Field(False, description="learn a weight of each noise level besides")
+    variance: float = Field(0.001, gt=0, description="the share of the bound that trains a learned variance")
+    steps: int = Field(1000, ge=2, description="of the discrete bound, where the schedule is no table")
 
 
 class Training(Section):
@@ -132,6 +136,7 @@ class Recipe(Section):
             ("network", self.network.name, NETWORKS),
             ("schedule", self.schedule.name, SCHEDULES),
             ("prediction", self.prediction.name, PREDICTIONS),
+            ("objective", self.objective.name, OBJECTIVES),
             ("weight", self.objective.weight.name, WEIGHTS),
             ("time law", self.objective.times.name, TIME_LAWS),
             ("time grid", understand(self.sampling.sampler)[1] or self.sampling.grid, GRIDS),

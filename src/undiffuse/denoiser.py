@@ -9,7 +9,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
 import torch
@@ -57,6 +57,10 @@ class Estimate:
     def of_x0(cls, x_t: Sample, x0: Sample, level: Level) -> "Estimate":
         """The estimate that says x_0 is `x0`."""
         return cls(x_t, x0, level, predictions.x0_of)
+
+    def with_output(self, output: Sample) -> "Estimate":
+        """The same estimate but for F, which is `output`."""
+        return replace(self, output=output)
 
     def combination(self, wanted: Combination) -> Sample:
         """`a x_0 + b noise` for (a, b) = wanted(level), per sample."""
@@ -137,8 +141,10 @@ class BaseDenoiser(nn.Module, ABC):
         """This denoiser for some samples of its batch: what it holds per sample is held for those alone."""
         return self
 
-    def level(self, t: Time, batch: int) -> Level:
-        """The noise levels of a batch. Raises: InputError for times outside [t_min, t_max]."""
+    def level(self, t: Time | Level, batch: int) -> Level:
+        """The noise levels of a batch; a level is one already. Raises: InputError for times outside [t_min, t_max]."""
+        if isinstance(t, Level):
+            return t
         times = host(t).expand(batch)
         # in training every draw is another, a schedule may be learned, and inference tensors serve nobody else
         # (and a compiler would take the numbers of a key for constants)
@@ -240,7 +246,7 @@ class Denoiser(BaseDenoiser):
             return {}
         return cast(Encoder, self.conditioner).encode(condition, drop)
 
-    def forward(self, x_t: Sample, t: Time, condition: Encoded | None = None) -> Estimate:
+    def forward(self, x_t: Sample, t: Time | Level, condition: Encoded | None = None) -> Estimate:
         level = self.level(t, len(x_t))
         if condition is None:
             condition = self.encode({})

@@ -12,15 +12,16 @@ from torch import Tensor
 
 import undiffuse
 from undiffuse import config, pipeline
+from undiffuse.codecs import Pixels
 from undiffuse.conditioning import CONDITIONS
-from undiffuse.config import Recipe
+from undiffuse.config import ObjectiveSection, Recipe
 from undiffuse.data import SOURCES, Augment, Dataset, Flip, RandomCrop, Split
 from undiffuse.data.feed import Feed
 from undiffuse.errors import InputError
 from undiffuse.examples import centred, conditions_by_class, conditions_of
 from undiffuse.files import write_text
 from undiffuse.modalities import image
-from undiffuse.objective import TIME_LAWS, WEIGHTS, Objective
+from undiffuse.objective import OBJECTIVES, TIME_LAWS, WEIGHTS, BaseObjective
 from undiffuse.pipeline import Pipeline
 from undiffuse.registry import build
 from undiffuse.training import Event, Plan, Run, TrainState
@@ -205,8 +206,6 @@ class Experiment:
         self.pipeline.check_sampling()
         check_conditions(recipe, self.split, self.pipeline)
         self.pipeline.codec.encode(self.split.train.samples[:1])
-        if self.pipeline.denoiser.learns_variance:
-            raise InputError("network.learned_variance=true needs an objective that trains it, and none does yet")
         if recipe.condition:
             self.pipeline.check_guidance()
             dropped = section.drop > 0 or any(section.drop_each.values())
@@ -215,14 +214,10 @@ class Experiment:
                     f"sampling.guidance={recipe.sampling.guidance} contrasts conditions with nulls, which "
                     "objective.drop=0 never trains: give objective.drop=0.1, say, or sampling.guidance=1"
                 )
+        objective = make_objective(section, 256 if isinstance(self.pipeline.codec, Pixels) else None)
+        objective.check(self.pipeline.denoiser)
         self.pipeline.to(self.device)
-        objective = Objective(
-            build("weight", WEIGHTS, **_parts(section.weight)),
-            build("time law", TIME_LAWS, **_parts(section.times)),
-            drop=section.drop,
-            drop_each=section.drop_each,
-            offset=section.offset,
-        ).to(self.device)
+        objective.to(self.device)
         self.spec = open_folder(self.folder, spec)
         denoiser = self.pipeline.denoiser
         self.state = TrainState(denoiser, objective, training.learning_rate, training.weight_decay)
@@ -275,6 +270,18 @@ class Experiment:
         images = averaged.sample(rows * 8, **conditions_by_class(averaged, self.split, rows, 8), steps=10)
         path = self.folder / "samples" / f"step-{step:08d}.png"
         image.save(str(path), images, metadata={"step": str(step), "seed": "0"}, overwrite=True, columns=8)
+
+
+def make_objective(section: ObjectiveSection, levels: int | None) -> BaseObjective:
+    """The objective of a recipe, for data with so many levels. Raises: InputError for what has no meaning for it."""
+    offered: dict[str, Any] = {**section.model_dump(exclude={"name", "weight", "times"}), "levels": levels}
+    offered["weight"] = build("weight", WEIGHTS, **_parts(section.weight))
+    offered["times"] = build("time law", TIME_LAWS, **_parts(section.times))
+    taken = inspect.signature(OBJECTIVES[section.name]).parameters
+    for name in offered.keys() - taken.keys() - {"levels"}:
+        if getattr(section, name) != getattr(ObjectiveSection(), name):
+            raise InputError(f"objective.{name} has no meaning for the objective {section.name}: leave it out")
+    return OBJECTIVES[section.name](**{name: value for name, value in offered.items() if name in taken})
 
 
 def _parts(section: config.Named) -> dict[str, Any]:

@@ -58,6 +58,11 @@ class Level:
         return self.once((key, like.device, like.dtype, like.ndim), ready)
 
     @cached_property
+    def log_snr_dot(self) -> PerSample:
+        """d log_snr / dt."""
+        return self.schedule.log_snr_dot(self.t)
+
+    @cached_property
     def alpha_dot(self) -> PerSample:
         """d alpha / dt."""
         return self.schedule.alpha_dot(self.t)

@@ -33,8 +33,8 @@ from undiffuse.samplers import (
     sample,
     walk,
 )  # fmt: skip
-from undiffuse.samplers.ddpm import transition
 from undiffuse.schedule import EDM, Cosine, Flow, Linear, SubVariancePreserving, VariancePreserving
+from undiffuse.transition import transition
 
 MEAN, VARIANCE = 0.7, 0.36
 DATA = torch.tensor([MEAN], dtype=torch.float64), torch.tensor([[VARIANCE]], dtype=torch.float64)

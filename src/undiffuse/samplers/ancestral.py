@@ -10,11 +10,11 @@ from undiffuse.denoiser import BaseDenoiser, Sample
 from undiffuse.errors import InputError
 from undiffuse.noise import NoiseSource
 from undiffuse.samplers.base import Grid, PerSample, Sampler, State
-from undiffuse.samplers.ddpm import transition
 from undiffuse.samplers.linear import LinearSampler
 from undiffuse.samplers.single_step import DPMSolverPlusPlusSingle
 from undiffuse.samplers.wrapped import Wrapped
 from undiffuse.schedule import Host, Schedule, along_batch
+from undiffuse.transition import transition
 
 
 @dataclass(frozen=True)

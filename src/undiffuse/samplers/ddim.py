@@ -8,10 +8,10 @@ from torch import Tensor
 
 from undiffuse.errors import InputError
 from undiffuse.samplers.base import Grid
-from undiffuse.samplers.ddpm import transition
 from undiffuse.samplers.linear import LinearSampler
 from undiffuse.samplers.multistep import check_eta
 from undiffuse.schedule import Host, Schedule
+from undiffuse.transition import transition
 
 
 @dataclass(frozen=True)

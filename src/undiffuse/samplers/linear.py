@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from undiffuse.denoiser import BaseDenoiser, Sample
+from undiffuse.denoiser import BaseDenoiser, Estimate, Sample
 from undiffuse.errors import InputError
 from undiffuse.noise import NoiseSource
 from undiffuse.samplers.base import Grid, PerSample, Sampler, State
@@ -89,13 +89,11 @@ class LinearSampler(Sampler):
     def retained(self) -> int:
         return self.memory + self.corrects
 
-    def _draws(
-        self, denoiser: BaseDenoiser, levels: Sequence[PerSample], state: State, noise: NoiseSource
-    ) -> list[Sample]:
+    def _draws(self, estimate: Estimate, levels: Sequence[PerSample], state: State, noise: NoiseSource) -> list[Sample]:
         """One standard normal draw for each stage, on the way from its level to the next one's."""
         if not self.brownian:
             return [noise.normal("step", state.k * self.stages + i) for i in range(self.stages)]
-        clock = [self.clock(denoiser.schedule, level) for level in levels]
+        clock = [self.clock(estimate.level.schedule, level) for level in levels]
         return [noise.brownian(clock[i], clock[i + 1]) for i in range(self.stages)]
 
     def step(
@@ -122,7 +120,7 @@ class LinearSampler(Sampler):
         if self.corrects:
             base = combine(before.pop(0), (x, earlier[0], f[0], *earlier[1:]))
             earlier = earlier[1:]
-        z = self._draws(denoiser, levels, state, noise) if noise is not None and self.stochastic else []
+        z = self._draws(estimate, levels, state, noise) if noise is not None and self.stochastic else []
         # asked of the host, so nothing waits: single-stage steps among others are those of a start
         if stages > 1 and bool(now[len(now) - len(last) :][2 : 1 + stages].any()):
             for i, row in enumerate(before, start=1):

@@ -13,9 +13,9 @@ from undiffuse.denoiser import BaseDenoiser, Sample
 from undiffuse.errors import InputError
 from undiffuse.noise import NoiseSource
 from undiffuse.samplers.base import Grid, PerSample, Sampler, State
-from undiffuse.samplers.ddpm import transition
 from undiffuse.samplers.single_step import Heun
 from undiffuse.schedule import Schedule, along_batch
+from undiffuse.transition import transition
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from undiffuse.noise import NoiseSource
-from undiffuse.objective import Objective
+from undiffuse.objective import BaseObjective
 from undiffuse.training import ema
 from undiffuse.training.state import TrainState
 
@@ -39,7 +39,7 @@ def train(
     whole: it can be saved, or the loop left.
     """
     denoiser, objective = state.denoiser, state.objective
-    assert isinstance(objective, Objective)
+    assert isinstance(objective, BaseObjective)
     denoiser.train()
     while state.total is None or state.step < state.total:
         samples, conditions, seeds = batch(state.step)
@@ -66,7 +66,7 @@ def validation_loss(state: TrainState, batches: Callable[[], Iterator[Batch]]) -
     Returns {"validation_loss": mean, "validation_samples": count}.
     """
     objective = state.objective
-    assert isinstance(objective, Objective)
+    assert isinstance(objective, BaseObjective)
     losses = []
     for samples, conditions, seeds in batches():
         source = NoiseSource(seeds, samples.shape[1:], samples.device)
