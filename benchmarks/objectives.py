@@ -3,8 +3,8 @@
     python benchmarks/objectives.py --data mnist.npz --runs runs/objectives          train what is missing, then measure
     python benchmarks/objectives.py --runs runs/objectives --table                   the table of what is there
 
-Every cell is the recipe `mnist` with the changes below, for a fixed number of steps, which is what ten minutes on two
-CPU cores come to; so the comparison does not depend on what else the machine does. Measured as `undiffuse evaluate` does:
+Every cell is the recipe `mnist` with the changes below, for a fixed number of steps: what ten minutes on two CPU cores
+come to, so that the comparison does not depend on what else the machine does. Measured as `undiffuse evaluate` does it:
 Frechet distance and recognised share at the recipe's guidance, and the variational bound in bits per dimension.
 """
 
@@ -49,10 +49,8 @@ def table(runs: Path) -> str:
             found = json.loads(path.read_text())
             share, distance, bound = found["label_agreement"], found["frechet_distance"], found.get("bound")
             bits = f"{bound['bits_per_dim']:.3f} ({bound['standard_error']:.3f})" if bound else ""
-            values = (
-                f"{100 * share['share']:.1f} %", f"{distance['samples_to_held_out']:.3f}", f"{distance['ratio']:.2f}", bits,
-            )  # fmt: skip
-            lines.append(f"| {' | '.join((cell, *values))} |")
+            recognised, frechet = f"{100 * share['share']:.1f} %", f"{distance['samples_to_held_out']:.3f}"
+            lines.append(f"| {' | '.join((cell, recognised, frechet, f'{distance["ratio"]:.2f}', bits))} |")
     return "\n".join(lines)
 
 

@@ -1,6 +1,7 @@
 """What a trained run is worth: numbers with their sample sizes, and the pictures of the report."""
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,11 +14,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from undiffuse import metrics, pipeline, plots, reconstruction
+from undiffuse.codecs import Pixels
 from undiffuse.data import Split
 from undiffuse.data.dataset import turns
 from undiffuse.errors import InputError
-from undiffuse.examples import centred, conditions_by_class, conditions_in_turn
+from undiffuse.examples import balanced, centred, conditions_by_class, conditions_in_turn, conditions_of
 from undiffuse.experiment import load_experiment_data, parameters
+from undiffuse.likelihood import variational_bound
 from undiffuse.metrics import classifier as classifiers
 from undiffuse.modalities import image
 from undiffuse.pipeline import Pipeline
@@ -31,6 +34,7 @@ SWEEP: tuple[tuple[str, Sampler, str, tuple[int, ...]], ...] = (
     ("DDPM", DDPM(), "uniform", (20, 50, 100)),
 )
 FULL_STEPS = 1000
+BOUND_SAMPLES, BOUND_DRAWS = 512, 16  # held-out samples, and levels of each
 HELD_OUT_CONDITIONS = "Under the conditions of held-out samples"
 GUIDANCES = (0.0, 1.0, 2.0, 4.0)
 Say = Callable[[str, float], None]
@@ -178,6 +182,9 @@ def evaluate(
     if judge.classifier is not None:
         agreement = metrics.label_agreement(judge.classifier, images, condition[str(model.label)])
         numbers["label_agreement"] = agreement
+    if isinstance(model.codec, Pixels):
+        say("the variational bound of held-out samples", 0.25)
+        numbers["bound"] = _bound(model, split)
     evaluation = Evaluation(numbers)
     pictures = evaluation.pictures
     if reconstruction.restored(model):
@@ -217,6 +224,26 @@ def evaluate(
         sweep_n = int(min(sweep_n, max(50, affordable)))
     numbers["sweep"] = _sweep(model, split, judge, min(sweep_n, len(judge.train)), pictures, say)
     return evaluation
+
+
+def _bound(model: Pipeline, split: Split) -> dict[str, Any]:
+    """The variational bound of held-out samples under their own conditions, in bits/dimension, by its terms."""
+    rows = balanced(split.held_out, min(BOUND_SAMPLES, len(split.held_out)))
+    terms: dict[str, list[Tensor]] = {"prior": [], "diffusion": [], "reconstruction": []}
+    for few in rows.split(256):
+        x0 = model.codec.encode(centred(split.held_out, model.shape)[few]).to(model.device)
+        bound = variational_bound(model.denoiser, x0, few, conditions_of(split.held_out, few, model), BOUND_DRAWS)
+        for name, values in terms.items():
+            values.append(getattr(bound, name).double().cpu() / math.log(2))
+    whole = {name: torch.cat(values) for name, values in terms.items()}
+    total = torch.stack(list(whole.values())).sum(0)
+    return {
+        "bits_per_dim": round(float(total.mean()), 5),
+        "standard_error": round(float(total.std() / math.sqrt(len(total))), 5),
+        "terms": {name: round(float(values.mean()), 5) for name, values in whole.items()},
+        "n": len(total),
+        "draws": BOUND_DRAWS,
+    }
 
 
 def judged(model: Pipeline) -> str | None:

@@ -52,6 +52,11 @@ class Pipeline:
         self.prefer(self.sampling["sampler"])
 
     @property
+    def device(self) -> torch.device:
+        """Where the denoiser is."""
+        return next((parameter.device for parameter in self.denoiser.network.parameters()), torch.device("cpu"))
+
+    @property
     def parts(self) -> dict[str, Condition]:
         """The conditions that the model takes, by name."""
         conditioner = self.denoiser.conditioner

@@ -117,6 +117,15 @@ def to_html(evaluation: Evaluation) -> str:
             f"{samples['n']} with guidance {samples['guidance']}, seeds {samples['seeds']}: {samples['seconds']} s",
         ),
     ]
+    if "bound" in numbers:
+        bound = numbers["bound"]
+        facts.append(
+            (
+                "variational bound",
+                f"{bound['bits_per_dim']:.3f} bits per dimension (standard error {bound['standard_error']:.3f}, "
+                f"{bound['n']} held-out samples, {bound['draws']} levels each)",
+            )
+        )
     section("What was trained", _table(facts))
     section(
         "Samples",

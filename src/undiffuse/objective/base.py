@@ -146,8 +146,8 @@ class Objective(BaseObjective):
     weight: a name in `WEIGHTS`, or an instance; uncertainty: whether a weight of each noise level is learned besides
     (`Uncertainty`); times, drop, drop_each, offset: as in `BaseObjective`.
 
-    Where the network learns its variance, `variance` times the discrete variational bound of `steps` steps, in
-    bits/dimension, is added, through which the mean does not learn: the hybrid loss of Nichol & Dhariwal (2021, eq. 16).
+    Where the network learns its variance, `variance` times the discrete variational bound of `steps` steps is added, in
+    bits/dimension, through which the mean does not learn: the hybrid loss (Nichol & Dhariwal 2021, eq. 16).
     levels: of the data's values in [-1, 1], for the bound's last term (256 for 8-bit pictures, None for others).
     """
 
@@ -195,11 +195,11 @@ class Objective(BaseObjective):
 
 
 class VariationalBound(BaseObjective):
-    """The discrete variational bound of `steps` steps, one of its terms per sample, in nats/dimension (Ho et al. 2020, eq. 5).
+    """The discrete variational bound of `steps` steps, one of its terms per sample, in nats/dimension.
 
-    With a network that learns its variance this is L_vlb of Nichol & Dhariwal (2021); the variance of others is
-    beta-tilde. The term of the prior, which has nothing to learn, is left out. A table's steps are its own; it is drawn
-    from with the time law "table". levels: as in `Objective`.
+    With a network that learns its variance this is L_vlb of Nichol & Dhariwal (2021); of others the variance is
+    beta-tilde (Ho et al. 2020, eq. 5). The term of the prior, which has nothing to learn, is left out. A table's steps
+    are its own, drawn from with the time law "table". levels: as in `Objective`.
     """
 
     integrates = True

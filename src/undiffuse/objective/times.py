@@ -76,7 +76,8 @@ class LogitNormalTime(TimeLaw):
     std: float = 1.0
 
     def times(self, u: PerSample, schedule: Schedule, t_min: float, t_max: float) -> PerSample:
-        return (self.mean + self.std * torch.special.ndtri(u)).sigmoid().clamp(t_min, t_max)
+        normal: PerSample = torch.special.ndtri(u)
+        return (self.mean + self.std * normal).sigmoid().clamp(t_min, t_max)
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,8 @@ class ImportanceTime(nn.Module, TimeLaw):
     """Times drawn in proportion to the root mean square of the loss there, which is divided out again.
 
     Nichol & Dhariwal (2021, eq. 18): the mean loss stays what it is under uniform times, and its variance falls. The
-    range is cut into bins whose mean squares are averaged over some 100 steps; until each bin was seen, times are uniform.
-    Draws are stratified by position in the batch.
+    range is cut into bins whose mean squares are averaged over some 100 steps; until each bin was seen, times are
+    uniform. Draws are stratified by position in the batch.
 
     bins: how many; floor: the share of uniform draws. Losses come to the host once every `REFRESH` steps.
     """
@@ -137,7 +138,8 @@ class ImportanceTime(nn.Module, TimeLaw):
 
     def correction(self, t: PerSample, t_min: float, t_max: float) -> PerSample:
         density: Tensor = self.density[self._index(t, t_min, t_max)]
-        return 1 / density
+        corrected: PerSample = 1 / density
+        return corrected
 
     def observe(self, t: PerSample, loss: Float[Tensor, " batch"], t_min: float, t_max: float) -> None:
         self._pending.append((self._index(t, t_min, t_max), loss.detach().square()))

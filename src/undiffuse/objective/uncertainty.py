@@ -13,8 +13,8 @@ from undiffuse.schedule import along_batch
 class Uncertainty(nn.Module):
     """u(log_snr), with which a loss becomes loss / e^u + u: at best e^u is the mean loss at each level.
 
-    So every level weighs alike, however large its loss is (Karras et al. 2024, EDM2, eq. 14 and 15). One linear layer over
-    random Fourier features of the level; it starts at u = 0.
+    So every level weighs alike, however large its loss is (Karras et al. 2024, EDM2, eq. 14 and 15). One linear layer
+    over random Fourier features of the level; it starts at u = 0.
     """
 
     frequencies: Tensor

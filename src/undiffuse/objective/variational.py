@@ -31,7 +31,6 @@ class Steps(NamedTuple):
         gap = 1 / count if schedule.length else (t_max - t_min) / count
         decodes = t - gap < t_min * (1 - 1e-6)
         s = torch.where(decodes, t / 2, t - gap)  # where it decodes, of no account
-        log_snr = schedule.log_snr(s)
         gain = schedule.log_snr(s).exp() - level.log_snr.exp()
         # the last beta-tilde is 0, so that of the step before stands in (Nichol & Dhariwal 2021, section 3.1)
         upper, lower = torch.where(decodes, t + gap, t), torch.where(decodes, t, s)
