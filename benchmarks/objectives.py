@@ -50,7 +50,8 @@ def table(runs: Path) -> str:
             share, distance, bound = found["label_agreement"], found["frechet_distance"], found.get("bound")
             bits = f"{bound['bits_per_dim']:.3f} ({bound['standard_error']:.3f})" if bound else ""
             recognised, frechet = f"{100 * share['share']:.1f} %", f"{distance['samples_to_held_out']:.3f}"
-            lines.append(f"| {' | '.join((cell, recognised, frechet, f'{distance["ratio"]:.2f}', bits))} |")
+            ratio = f"{distance['ratio']:.2f}"
+            lines.append(f"| {' | '.join((cell, recognised, frechet, ratio, bits))} |")
     return "\n".join(lines)
 
 

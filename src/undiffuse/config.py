@@ -82,6 +82,7 @@ class Training(Section):
     checkpoint_every: int = Field(500, ge=1)
     validate_every: int = Field(200, ge=1)
     sample_every: int = Field(500, ge=1)
+    snapshot_every: int | None = Field(None, ge=1, description="steps at which the averaged weights are kept for good")
 
     @model_validator(mode="after")
     def _one_bound(self) -> "Training":

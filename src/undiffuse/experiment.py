@@ -159,7 +159,7 @@ def open_folder(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
         if foreign or (folder.exists() and not folder.is_dir()):
             raise InputError(f"{folder} exists and is not a run folder (it has no recipe.yaml): name another")
         write_text(path, config.to_yaml(spec))
-    for place in (folder, folder / "checkpoints", folder / "samples"):
+    for place in (folder, *(folder / name for name in ("checkpoints", "samples", "snapshots"))):
         for leftover in (p for p in place.glob(".*") if LEFTOVER.fullmatch(p.name)):
             leftover.unlink(missing_ok=True)
     held = pipeline.read_spec(folder)

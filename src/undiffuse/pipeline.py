@@ -22,6 +22,7 @@ from undiffuse.samplers import Sampler, stored
 from undiffuse.weights import fill, read
 
 DEFAULTS: dict[str, Any] = {"sampler": "unipc:variable=index", "grid": "vp-quadratic", "steps": 20, "guidance": 1.0}
+Steering = Callable[[BaseDenoiser], BaseDenoiser]  # a guidance, or several around one another
 Images = np.ndarray  # (N, H, W) for one channel, else (N, H, W, C); uint8, or what the codec decodes to
 
 
@@ -143,14 +144,18 @@ class Pipeline:
                 "optional): use guidance=1, in a recipe sampling.guidance=1"
             )
 
-    def guided(self, guidance: float | None = None, **condition: object) -> BaseDenoiser:
-        """The denoiser under a condition, None being none, and classifier-free guidance of the given scale.
+    def guided(self, guidance: float | Steering | None = None, **condition: object) -> BaseDenoiser:
+        """The denoiser under a condition, None being none, and guidance.
 
-        Scale 1 is the conditional model itself, at half the cost.
+        guidance: the scale of classifier-free guidance, of which 1 is the conditional model itself, at half the cost; or
+        a function Denoiser -> Denoiser: `lambda denoiser: Interval(ClassifierFree(denoiser, 3.0), -2, 5)`.
 
         Raises: InputError for guidance without a condition, and for conditions that the model does not know.
         """
         given = {name: value for name, value in condition.items() if value is not None}
+        if callable(guidance):
+            with torch.no_grad():
+                return guidance(self.denoiser.eval()).given(**given)
         scale = self.scale(guidance, bool(given))
         if scale != 1.0 and not given:
             raise InputError(f"guidance={scale} needs a condition to guide to, such as label=0")
@@ -165,7 +170,7 @@ class Pipeline:
         seeds: Sequence[int],
         *,
         condition: Mapping[str, object] | None = None,
-        guidance: float | None = None,
+        guidance: float | Steering | None = None,
         sampler: str | Sampler | None = None,
         steps: int | None = None,
         grid: str | None = None,
@@ -225,7 +230,7 @@ class Pipeline:
         n: int = 1,
         *,
         seed: int = 0,
-        guidance: float | None = None,
+        guidance: float | Steering | None = None,
         sampler: str | Sampler | None = None,
         steps: int | None = None,
         grid: str | None = None,
@@ -237,8 +242,8 @@ class Pipeline:
         """n samples as uint8 (N, H, W), or (N, H, W, C).
 
         condition: by name, one value for all or one per sample, such as label=7 (`parts` says what each takes);
-        guidance: the scale s, 1 = plain conditional; seed: sample i is the picture of seed + i, whatever n and
-        batch_size are; steps: network levels of the grid; shape: (C, H, W), by default that of a picture condition, or
+        guidance: the scale s, 1 = plain conditional, or a function Denoiser -> Denoiser (see `guided`), its scales for
+        all samples or one for each; seed: sample i is the picture of seed + i, whatever n and batch_size are; steps: network levels of the grid; shape: (C, H, W), by default that of a picture condition, or
         the training shape; progress(done, n): called after every batch.
 
         Raises: InputError for names that are not known, values that are none, and sizes the network cannot take.
@@ -250,13 +255,19 @@ class Pipeline:
         if batch_size < 1:
             raise InputError(f"the batch size must be at least 1, not {batch_size}")
         values = self.read(n, condition)
+        steered = guidance(self.denoiser.eval()) if callable(guidance) else None
         shared = all(len(value) == 1 for value in values.values())  # by all samples: then encoded once for all batches
-        denoiser = self.guided(guidance, **values) if shared else None
+        denoiser = self.guided(guidance, **values) if shared and steered is None else None
         images = []
         for first in range(0, n, batch_size):
             seeds = range(seed + first, seed + min(first + batch_size, n))
             here = {k: v[first : first + batch_size] if len(v) == n else v for k, v in values.items()}
-            given = self.guided(guidance, **here) if denoiser is None else denoiser
+            if denoiser is not None:
+                given = denoiser
+            elif steered is None:
+                given = self.guided(guidance, **here)
+            else:
+                given = steered.rows(torch.arange(first, first + len(seeds))).given(**here)
             for x in self._walk(given, seeds, sampler, steps, grid, shape):  # noqa: B007  the last is what is wanted
                 pass
             if not bool(x.isfinite().all()):
@@ -373,9 +384,30 @@ def read_spec(run: Path) -> dict[str, Any]:
     return spec
 
 
-def load(run: str | Path, network: nn.Module | None = None, device: torch.device | str | None = None) -> Pipeline:
+def _weights(run: Path, step: int | None) -> Path:
+    """The file of averaged weights: the last, or those kept at a step. Raises: InputError where there is none."""
+    if step is None:
+        path = run / "model.safetensors"
+        if not path.is_file():
+            raise InputError(f"{run} has no model.safetensors yet: train longer, to its first checkpoint")
+        return path
+    path = run / "snapshots" / f"step-{step:08d}.safetensors"
+    if not path.is_file():
+        kept = sorted(int(found.stem.removeprefix("step-")) for found in path.parent.glob("step-*.safetensors"))
+        there = f"kept are {', '.join(map(str, kept))}" if kept else "train with training.snapshot_every=..."
+        raise InputError(f"{run} has no snapshot of step {step}: {there}")
+    return path
+
+
+def load(
+    run: str | Path,
+    network: nn.Module | None = None,
+    device: torch.device | str | None = None,
+    step: int | None = None,
+) -> Pipeline:
     """The pipeline of a run folder: its recipe, its averaged weights, its fitted time grids. Nothing is unpickled.
 
+    step: of a snapshot, an early state of the model (`training.snapshot_every`), in the place of the last one.
     network: a module of your own to fill with the weights, in the place of the recipe's.
     device: by default CUDA where there is one, else the CPU.
 
@@ -390,9 +422,7 @@ def load(run: str | Path, network: nn.Module | None = None, device: torch.device
         if isinstance(error, InputError):
             raise
         raise InputError(f"{run / 'recipe.yaml'} is not a recipe of this version: {error!r}") from error
-    path = run / "model.safetensors"
-    if not path.is_file():
-        raise InputError(f"{run} has no model.safetensors yet: train longer, to its first checkpoint")
+    path = _weights(run, step)
     fill(pipeline.denoiser, read(path)[0], path)
     pipeline.grids = stored.Folder(run)
     pipeline.denoiser.requires_grad_(False).eval()

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tiny import TINY, tiny, train
-from undiffuse import InputError, files
+from undiffuse import InputError, files, load
 from undiffuse.data.feed import Feed
 from undiffuse.training import checkpoints, read_metrics
 
@@ -42,6 +42,24 @@ def test_training_2k_steps_equals_k_stop_resume_k(tmp_path: Path) -> None:
     losses = [[line["loss"] for line in read_metrics(folder) if "loss" in line] for folder in (whole, halves)]
     assert losses[0][0] == losses[1][0]
     assert [line["step"] for line in read_metrics(whole)][-1] == 12
+
+
+def test_snapshots_are_kept_and_loaded_by_step(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    train(tiny(folder, "training.snapshot_every=4"))
+    assert [path.name for path in sorted((folder / "snapshots").iterdir())] == [
+        f"step-{step:08d}.safetensors" for step in (4, 8, 12)
+    ]
+    first, last = load_file(folder / "snapshots" / "step-00000004.safetensors"), load_file(folder / "model.safetensors")
+    loaded = load(folder, step=4).denoiser.state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in first.items())
+    assert any(not torch.equal(value, last[name]) for name, value in first.items())
+    with pytest.raises(InputError, match="no snapshot of step 5: kept are 4, 8, 12"):
+        load(folder, step=5)
+    plain = tmp_path / "plain"
+    train(tiny(plain), until=5)
+    with pytest.raises(InputError, match=r"training\.snapshot_every"):
+        load(plain, step=5)
 
 
 def test_a_finished_run_trains_no_further(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """A training run in a folder: checkpoints, the log, previews, and going on where it stopped.
 
 The folder holds checkpoints/step-XXXXXXXX.safetensors (the whole state, the newest two), model.safetensors (the
-averaged weights), metrics.jsonl and samples/. Every file is replaced atomically, so a run that dies at any moment
-goes on from its newest checkpoint, and on the CPU ends with the same bits as a run that was never stopped.
+averaged weights), metrics.jsonl, samples/ and, where they are asked for, snapshots/. Every file is replaced atomically,
+so a run that dies at any moment goes on from its newest checkpoint, and on the CPU ends with the same bits as a run that
+was never stopped.
 """
 
 import contextlib
@@ -41,6 +42,7 @@ class Plan:
     checkpoint_every: int
     validate_every: int
     sample_every: int
+    snapshot_every: int | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,12 @@ class Run:
     def _save_model(self) -> None:
         about = {"step": self.state.step, "seconds": round(self.state.seconds, 1)}
         write(self._model, self.state.average.state_dict(), about)
+
+    def snapshot(self) -> None:
+        """Keep the averaged weights as they stand, for good: an early model guides a later one (`Autoguidance`)."""
+        self.state.check_finite()
+        path = self.folder / "snapshots" / f"step-{self.state.step:08d}.safetensors"
+        write(path, self.state.average.state_dict(), {"step": self.state.step})
 
     def _model_step(self) -> int | None:
         """The step of model.safetensors; None where it is missing or cannot be read."""
@@ -193,6 +201,8 @@ class Run:
                 self.log(step=state.step, **validation_loss(state, held_out))
             if state.step % plan.checkpoint_every == 0 or done or self.stopping:
                 self.save()
+            if plan.snapshot_every and state.step % plan.snapshot_every == 0:
+                self.snapshot()
             if preview and (state.step % plan.sample_every == 0 or done):
                 state.check_finite()
                 preview(state.step)
