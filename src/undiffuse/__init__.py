@@ -5,7 +5,7 @@
 Six nouns: Schedule, Prediction, Denoiser, Guidance, Sampler, Objective. See docs/architecture.md.
 """
 
-from undiffuse import exact, guidance, networks, noise, objective, prediction, samplers, schedule
+from undiffuse import exact, guidance, likelihood, networks, noise, objective, prediction, samplers, schedule
 from undiffuse.denoiser import Denoiser, Estimate
 from undiffuse.errors import InputError
 from undiffuse.formats import load
@@ -15,6 +15,6 @@ from undiffuse.pipeline import Pipeline
 __version__ = "0.1.0"
 
 __all__ = [
-    "Denoiser", "Estimate", "InputError", "Objective", "Pipeline", "exact", "guidance", "load", "networks", "noise",
+    "Denoiser", "Estimate", "InputError", "Objective", "Pipeline", "exact", "guidance", "likelihood", "load", "networks", "noise",
     "objective", "prediction", "samplers", "schedule",
 ]  # fmt: skip

@@ -243,8 +243,9 @@ class Pipeline:
 
         condition: by name, one value for all or one per sample, such as label=7 (`parts` says what each takes);
         guidance: the scale s, 1 = plain conditional, or a function Denoiser -> Denoiser (see `guided`), its scales for
-        all samples or one for each; seed: sample i is the picture of seed + i, whatever n and batch_size are; steps: network levels of the grid; shape: (C, H, W), by default that of a picture condition, or
-        the training shape; progress(done, n): called after every batch.
+        all samples or one for each; seed: sample i is the picture of seed + i, whatever n and batch_size are; steps:
+        network levels of the grid; shape: (C, H, W), by default that of a picture condition, or the training shape;
+        progress(done, n): called after every batch.
 
         Raises: InputError for names that are not known, values that are none, and sizes the network cannot take.
         """

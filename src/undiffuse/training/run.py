@@ -2,8 +2,8 @@
 
 The folder holds checkpoints/step-XXXXXXXX.safetensors (the whole state, the newest two), model.safetensors (the
 averaged weights), metrics.jsonl, samples/ and, where they are asked for, snapshots/. Every file is replaced atomically,
-so a run that dies at any moment goes on from its newest checkpoint, and on the CPU ends with the same bits as a run that
-was never stopped.
+so a run that dies at any moment goes on from its newest checkpoint, and on the CPU ends with the same bits as a run
+that was never stopped.
 """
 
 import contextlib
