@@ -15,6 +15,6 @@ from undiffuse.pipeline import Pipeline
 __version__ = "0.1.0"
 
 __all__ = [
-    "Denoiser", "Estimate", "InputError", "Objective", "Pipeline", "exact", "guidance", "likelihood", "load", "networks", "noise",
-    "objective", "prediction", "samplers", "schedule",
+    "Denoiser", "Estimate", "InputError", "Objective", "Pipeline", "exact", "guidance", "likelihood", "load",
+    "networks", "noise", "objective", "prediction", "samplers", "schedule",
 ]  # fmt: skip

@@ -147,8 +147,8 @@ class Pipeline:
     def guided(self, guidance: float | Steering | None = None, **condition: object) -> BaseDenoiser:
         """The denoiser under a condition, None being none, and guidance.
 
-        guidance: the scale of classifier-free guidance, of which 1 is the conditional model itself, at half the cost; or
-        a function Denoiser -> Denoiser: `lambda denoiser: Interval(ClassifierFree(denoiser, 3.0), -2, 5)`.
+        guidance: the scale of classifier-free guidance, where 1 is the conditional model itself, at half the cost; or a
+        function Denoiser -> Denoiser: `lambda denoiser: Interval(ClassifierFree(denoiser, 3.0), -2, 5)`.
 
         Raises: InputError for guidance without a condition, and for conditions that the model does not know.
         """
