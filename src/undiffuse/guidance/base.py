@@ -48,7 +48,9 @@ class Guidance(Wrapper):
             raise InputError(f"{outer} belongs outside {inner}: write {outer}({inner}(...))")
 
     def check_batch(self, batch: int) -> None:
-        """Raises: InputError where what is held per sample is held for another number of samples."""
+        """Raises: InputError where what is held per sample, here or inside, is for another number of samples."""
+        if isinstance(self.denoiser, Guidance):
+            self.denoiser.check_batch(batch)
         for name in self.held:
             value = getattr(self, name)
             if value.ndim and len(value) not in (1, batch):
@@ -99,7 +101,7 @@ def mixed(estimates: Sequence[Estimate], weights: Float64[Tensor, "rows estimate
 
 
 def _sum(values: Sequence[Sample], weights: Float64[Tensor, "rows values"]) -> Sample:
-    """sum_k w_k value_k, without what no sample has a weight for. Other samples' weights change no bit of a sample's."""
+    """sum_k w_k value_k, without what has no weight for any sample. Of a sample it depends on its own weights."""
     terms = []
     for value, weight in zip(values, weights.T, strict=True):
         factor = float(weight) if len(weight) == 1 else along_batch(weight, value)

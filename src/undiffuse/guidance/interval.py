@@ -17,10 +17,10 @@ Pair = tuple[Estimate, Estimate]
 class Interval(Tempered):
     """The guidance where low <= log-SNR <= high, and what it is without guidance elsewhere, at its lower cost.
 
-    low, high: log(alpha^2 / sigma^2). The paper states sigma where alpha = 1: log-SNR = -2 log(sigma), so that its
-    (sigma_lo, sigma_hi] is low = -2 log(sigma_hi), high = -2 log(sigma_lo).
+    low, high: log(alpha^2 / sigma^2). The paper states sigma where alpha = 1, so that log-SNR = -2 log(sigma): from
+    sigma_lo to sigma_hi there is from low = -2 log(sigma_hi) to high = -2 log(sigma_lo) here.
 
-    Where samples stand on both sides, each side is evaluated by itself.
+    Where samples of a batch stand on both sides, each side is evaluated by itself.
 
     Raises: InputError around what is not a guidance, and unless low < high.
     """
@@ -33,6 +33,7 @@ class Interval(Tempered):
 
     def both(self, x_t: Sample, t: Time, condition: Encoded | None = None) -> Pair:
         batch = len(x_t)
+        self.check_batch(batch)
         log_snr = self.level(t, batch).log_snr
         inside = (log_snr >= self.low) & (log_snr <= self.high)
         if bool(inside.all()):
