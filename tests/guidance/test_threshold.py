@@ -22,10 +22,8 @@ def test_x0_is_clipped_and_the_noise_follows(predicts, bound):
     for threshold in (StaticThreshold(plain, bound), DynamicThreshold(plain, 0.9, bound)):
         found = threshold.given(label=LABELS)(WIDE, T)
         assert x0.abs().max() > 1.5 and found.x0.abs().max() <= bound
-        column = (4, 1, 1, 1)
-        assert_close(
-            found.level.alpha.reshape(column) * found.x0 + found.level.sigma.reshape(column) * found.noise, WIDE
-        )
+        alpha, sigma = (scale.reshape(4, 1, 1, 1) for scale in (found.level.alpha, found.level.sigma))
+        assert_close(alpha * found.x0 + sigma * found.noise, WIDE)
     assert torch.equal(StaticThreshold(plain, bound).given(label=LABELS)(WIDE, T).x0, x0.clamp(-bound, bound))
 
 
@@ -42,13 +40,17 @@ def test_the_dynamic_bound_is_a_percentile_of_each_sample(percentile):
     assert torch.equal(DynamicThreshold(plain, percentile, 0.8).limited(within), within)
 
 
-def test_a_quantile_is_that_of_torch_and_of_samples_of_any_size():
+def test_a_quantile_is_that_of_torch():
     x = torch.randn(3, 7, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for q in (0.01, 0.3, 0.77, 0.995, 1.0):
         assert_close(quantile(x, q).flatten(), torch.quantile(x.flatten(1), q, 1))
     assert quantile(x[:, :1, :1], 0.5).flatten().tolist() == x[:, 0, 0].tolist()
-    many = torch.arange(2**24 + 101, dtype=torch.int32).float()[None]  # more than torch.quantile takes
-    assert float(quantile(many, 1.0)) == float(many.max())
+
+
+@pytest.mark.slow
+def test_a_sample_may_be_larger_than_torch_quantile_takes():
+    x = torch.arange(2**24 + 1, dtype=torch.float64).flip(0)[None]
+    assert_close(quantile(x, 0.995).item(), 0.995 * 2**24)
 
 
 def test_a_threshold_around_guidance_limits_what_guidance_gives():

@@ -12,7 +12,7 @@ from undiffuse.errors import InputError
 from undiffuse.guidance.base import CONTRAST, Guidance, mixed
 from undiffuse.schedule import Time, host
 
-Weights = Float64[Tensor, "rows estimates"]  # for each sample, or one row for all; a row adds up to 1
+Weights = Float64[Tensor, "_ estimates"]  # for each sample, or one row for all; a row adds up to 1
 
 
 class Contrast(Guidance):
@@ -34,7 +34,7 @@ class Contrast(Guidance):
         self,
         denoiser: BaseDenoiser,
         scales: Float64[Tensor, "rows conditions"],
-        plain: Float64[Tensor, "rows conditions"],
+        plain: Float64[Tensor, "plain_rows conditions"],
         sequential: bool = False,
     ) -> None:
         super().__init__(denoiser)
