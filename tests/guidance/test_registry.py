@@ -27,6 +27,11 @@ MIDDLE = (-1.5, 2.0)  # two of the four levels at T lie in it
 STRENGTHS = torch.tensor([0.7, 0.0, 1.0, 0.4], dtype=torch.float64)
 
 
+def weak(denoiser):
+    """Another model, on the device of this one."""
+    return toy("x0", seed=1).to(next(denoiser.parameters()).device)
+
+
 def conditional(denoiser, labels):
     return denoiser.given(label=labels)
 
@@ -50,7 +55,7 @@ class Case:
 CASES = {
     "classifier-free": Case(lambda d, y, s: ClassifierFree(d, s).given(label=y), 1.0, 3.0),
     "composed": Case(lambda d, y, s: Composed(d, [({"label": y}, s), ({"label": 1}, (s - 1) / 2)]).given(), 1.0, 3.0),
-    "autoguidance": Case(lambda d, y, s: Autoguidance(d, toy("x0", seed=1), s).given(label=y), 1.0, 3.0),
+    "autoguidance": Case(lambda d, y, s: Autoguidance(d, weak(d), s).given(label=y), 1.0, 3.0),
     "interval": Case(lambda d, y, s: Interval(ClassifierFree(d, s), *MIDDLE).given(label=y), 1.0, 3.0),
     "rescale": Case(lambda d, y, s: Rescaled(ClassifierFree(d, 3.0), s).given(label=y), 0.0, 0.7, tripled),
     "static-threshold": Case(
@@ -123,11 +128,20 @@ def test_what_is_held_per_sample_is_held_for_all_of_them(name):
             case.guided(toy(), 1, strengths(case)[:3])(X, T)
 
 
+@pytest.mark.parametrize("name", GUIDANCES)
+def test_no_guidance_waits_for_the_device(name):
+    """On the meta device there are no values, so what asks for one fails."""
+    case = CASES[name]
+    for t in (T, 0.5):
+        estimate = case.guided(toy().to("meta"), LABELS, strengths(case))(X.to("meta"), t)
+        assert estimate.x0.device.type == estimate.noise.device.type == "meta"
+
+
 # around any denoiser or guidance that it may go around
 AROUND = {
     "classifier-free": lambda d: ClassifierFree(d, 2.0),
     "composed": lambda d: Composed(d, [({"label": LABELS}, 2.0), ({"label": 1}, 0.5)]),
-    "autoguidance": lambda d: Autoguidance(d, toy("x0", seed=1), 1.5),
+    "autoguidance": lambda d: Autoguidance(d, weak(d), 1.5),
     "interval": lambda d: Interval(d, *MIDDLE),
     "rescale": lambda d: Rescaled(d, 0.7),
     "static-threshold": lambda d: StaticThreshold(d, 0.8),
