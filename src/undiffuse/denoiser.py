@@ -125,6 +125,11 @@ class BaseDenoiser(nn.Module, ABC):
         """The names of the conditions that `encode` takes."""
         return ()
 
+    @property
+    def droppable(self) -> tuple[str, ...]:
+        """The names of the conditions that have a null."""
+        return self.conditions
+
     @abstractmethod
     def forward(self, x_t: Sample, t: Time, condition: Encoded | None = None) -> Estimate:
         """The estimate at x_t (B, ...) and times t (a float or (B,)), under an encoded condition."""
@@ -235,7 +240,6 @@ class Denoiser(BaseDenoiser):
 
     @property
     def droppable(self) -> tuple[str, ...]:
-        """The names of the conditions that have a null."""
         parts = getattr(self.conditioner, "parts", {})
         return tuple(name for name, part in parts.items() if getattr(part, "optional", True))
 
@@ -287,6 +291,10 @@ class Wrapper(BaseDenoiser):
     @property
     def conditions(self) -> tuple[str, ...]:
         return self.denoiser.conditions
+
+    @property
+    def droppable(self) -> tuple[str, ...]:
+        return self.denoiser.droppable
 
     def rows(self, index: Int64[Tensor, " chosen"]) -> "Wrapper":
         chosen = copy.copy(self)

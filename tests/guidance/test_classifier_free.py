@@ -2,53 +2,38 @@
 
 import pytest
 import torch
-from torch import nn
 from torch.testing import assert_close
 
+from guidance.labelled import LABELS, READINGS, Labelled, T, TwiceTheChannels, X, toy
 from undiffuse import Denoiser, InputError
-from undiffuse.conditioning import Conditioner, Label
-from undiffuse.exact import Gaussian, Mixture
-from undiffuse.guidance import GUIDANCES, ClassifierFree
-from undiffuse.prediction import PREDICTIONS, named
+from undiffuse.conditioning import Conditioner, Embeddings, Label, Vector
+from undiffuse.guidance import ClassifierFree
+from undiffuse.prediction import PREDICTIONS
 from undiffuse.samplers import DPMSolverPlusPlus, grid, sample
-from undiffuse.schedule import Cosine, Flow
-
-X = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
-T = torch.tensor([0.1, 0.3, 0.6, 0.9])
-LABELS = torch.tensor([0, 2, 1, 2])
+from undiffuse.schedule import Cosine
 
 
-class Toy(nn.Module):
-    """Elementwise, so that results can be compared bit for bit between batches."""
-
-    def forward(self, x, c_noise, vector):
-        return torch.tanh(x * c_noise[:, None, None, None] / 1000) + vector[:, :, None, None] * (1 + x)
-
-
-def denoiser(predicts="v"):
-    torch.manual_seed(0)
-    return Denoiser(Toy(), Cosine(), predicts, conditioner=Conditioner({"label": Label(3, 3)}))
-
-
-@pytest.mark.parametrize("name", GUIDANCES)
 @pytest.mark.parametrize("predicts", PREDICTIONS)
-def test_scale_one_is_the_conditional_and_zero_the_unconditional_bit_for_bit(name, predicts):
-    plain = denoiser(predicts)
+@pytest.mark.parametrize("sequential", [False, True])
+def test_scale_one_is_the_conditional_and_zero_the_unconditional_bit_for_bit(predicts, sequential):
+    plain = toy(predicts)
     for scale, condition in ((0.0, {}), (1.0, {"label": LABELS})):
-        guided = GUIDANCES[name](plain, scale).given(label=LABELS)(X, T)
         expected = plain(X, T, plain.encode(condition))
-        for what in ("output", "x0", "noise", "v", "score", "flow"):
-            assert torch.equal(getattr(guided, what), getattr(expected, what))
+        whole = torch.tensor([scale, scale, scale, 2.0])  # with another among them, or for all
+        for scales, count in ((scale, 4), (whole, 3)):
+            guided = ClassifierFree(plain, scales, sequential=sequential).given(label=LABELS)(X, T)
+            for what in ("output", *READINGS):
+                assert torch.equal(getattr(guided, what)[:count], getattr(expected, what)[:count])
 
 
 @pytest.mark.parametrize("predicts", PREDICTIONS)
 @pytest.mark.parametrize("scale", [-0.5, 0.4, 3.0])
 def test_guidance_extrapolates_from_null_to_condition_in_every_parameterization(predicts, scale):
-    plain = denoiser(predicts)
+    plain = toy(predicts)
     x = X.double()
     guided = ClassifierFree(plain, scale).given(label=LABELS)(x, T)
     null, given = plain(x, T), plain(x, T, plain.encode({"label": LABELS}))
-    for name in ("x0", "noise", "v", "score", "flow"):
+    for name in READINGS:
         without, condition = getattr(null, name), getattr(given, name)
         assert_close(getattr(guided, name), without + scale * (condition - without))
         # the other convention in use, where w = 0 is the conditional, not the unconditional
@@ -56,61 +41,64 @@ def test_guidance_extrapolates_from_null_to_condition_in_every_parameterization(
         assert_close(getattr(guided, name), (1 + w) * condition - w * without)
 
 
-def test_scales_may_differ_per_sample_and_a_condition_may_be_one_for_all():
-    plain, scales = denoiser(), torch.tensor([0.0, 1.0, 2.5, 7.0])
-    together = ClassifierFree(plain, scales).given(label=LABELS)(X, T).x0
-    for i, scale in enumerate(scales):
-        alone = ClassifierFree(plain, float(scale)).given(label=LABELS[i])(X[i : i + 1], float(T[i])).x0
-        assert torch.equal(together[i], alone[0])
-    one, each = (ClassifierFree(plain, 3.0).given(label=label)(X, T).x0 for label in (2, [2, 2, 2, 2]))
+def test_a_condition_may_be_one_for_all():
+    one, each = (ClassifierFree(toy(), 3.0).given(label=label)(X, T).x0 for label in (2, [2, 2, 2, 2]))
     assert torch.equal(one, each)
 
 
-CENTRES = torch.tensor([[-1.0, 0.5], [1.0, 0.0]], dtype=torch.float64)
-SPREADS = torch.stack([0.3 * torch.eye(2), 0.1 * torch.eye(2)]).double()
+@pytest.mark.parametrize("scale, calls", [(3.0, [8]), (1.0, [4]), (0.0, [4]), (torch.tensor([0.0, 1, 1, 1]), [8])])
+def test_what_has_no_weight_is_not_evaluated(scale, calls):
+    plain = toy()
+    ClassifierFree(plain, scale).given(label=LABELS)(X, T)
+    assert plain.network.calls == calls
 
 
-class Classes(nn.Module):
-    """Labels as they are; the null is 2."""
-
-    def encode(self, condition, drop=None):
-        labels = torch.as_tensor(condition.get("label", 2)).reshape(-1)
-        return {"label": labels if drop is None else labels.masked_fill(drop, 2)}
-
-
-class ExactNetwork(nn.Module):
-    """x0_hat of a labelled mixture, told its level by log-snr."""
-
-    def __init__(self, schedule):
-        super().__init__()
-        self.schedule = schedule
-        self.experts = [Gaussian(schedule, *parts) for parts in zip(CENTRES, SPREADS, strict=True)]
-        self.experts.append(Mixture(schedule, torch.ones(2), CENTRES, SPREADS))
-
-    def forward(self, x, c_noise, label):
-        t = self.schedule.time(-8 * c_noise)
-        estimates = torch.stack([expert(x, t).x0 for expert in self.experts])
-        return estimates[label, torch.arange(len(x))]
+def test_one_after_the_other_is_the_same_from_batches_of_half_the_size():
+    plain = toy()
+    together, apart = (ClassifierFree(plain, 3.0, sequential=s).given(label=LABELS)(X, T) for s in (False, True))
+    assert plain.network.calls == [8, 4, 4]
+    for name in READINGS:
+        assert torch.equal(getattr(together, name), getattr(apart, name))
 
 
-@pytest.mark.parametrize("schedule", [Cosine(), Flow()], ids=repr)
-def test_on_a_labelled_mixture_the_guided_score_is_that_of_the_tilted_density(schedule):
-    """grad [ log p(x) + scale (log p(x | y) - log p(x)) ]."""
-    network = ExactNetwork(schedule)
-    plain = Denoiser(network, schedule, named("x0", label="log-snr"), conditioner=Classes())
-    x, t = X.flatten(1)[:, :2].double().requires_grad_(), T.double()
-    labels, scales = torch.tensor([0, 1, 1, 0]), torch.tensor([0.0, 1.0, 2.0, 5.0])
-    whole = network.experts[2].log_prob(x, t)
-    given = torch.stack([expert.log_prob(x, t) for expert in network.experts[:2]])[labels, torch.arange(4)]
-    (expected,) = torch.autograd.grad((whole + scales * (given - whole)).sum(), x)
-    with torch.no_grad():
-        assert_close(ClassifierFree(plain, scales).given(label=labels)(x, t).score, expected, rtol=1e-6, atol=1e-8)
+@pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
+def test_a_negative_condition_stands_in_the_nulls_place(scale):
+    plain, x = toy(), X.double()
+    guided = ClassifierFree(plain, scale, negative={"label": 1}).given(label=LABELS)(x, T)
+    away, to = (plain(x, T, plain.encode({"label": label})) for label in ([1] * 4, LABELS))
+    assert_close(guided.noise, away.noise + scale * (to.noise - away.noise))
+    if scale in (0.0, 1.0):
+        assert torch.equal(guided.output, (away, to)[int(scale)].output)
+    # away from the negative, to nothing in particular
+    only = ClassifierFree(plain, scale, negative={"label": 1}).given()(x, T)
+    assert_close(only.noise, away.noise + scale * (plain(x, T).noise - away.noise))
+
+
+def test_what_a_negative_does_not_name_has_its_null_there_or_where_it_has_none_its_value():
+    conditioner = Conditioner({"label": Label(3, 3), "size": Vector(2, 3), "must": Vector(2, 3, optional=False)})
+    plain = Denoiser(toy().network, Cosine(), conditioner=conditioner).requires_grad_(False)
+    x, given = X.double(), {"label": LABELS, "size": [0.3, 0.1], "must": [1.0, 2.0]}
+    guided = ClassifierFree(plain, 3.0, negative={"label": 1}).given(**given)(x, T)
+    away = plain.given(label=1, must=given["must"])(x, T)
+    assert_close(guided.x0, away.x0 + 3 * (plain.given(**given)(x, T).x0 - away.x0))
+    without = ClassifierFree(plain, 3.0).given(**given)(x, T)  # and so has the null
+    null = plain.given(must=given["must"])(x, T)
+    assert_close(without.x0, null.x0 + 3 * (plain.given(**given)(x, T).x0 - null.x0))
+
+
+def test_the_learned_variance_is_that_of_the_estimate_with_the_larger_weight():
+    plain = toy()
+    plain = Denoiser(TwiceTheChannels(), Cosine(), conditioner=plain.conditioner).requires_grad_(False)
+    null, given = plain(X, T).variance_fraction, plain.given(label=LABELS)(X, T).variance_fraction
+    scales = torch.tensor([0.0, 1.0, 0.4, 3.0])
+    together = ClassifierFree(plain, scales).given(label=LABELS)(X, T).variance_fraction
+    assert torch.equal(together, torch.where(scales.reshape(4, 1, 1, 1) > 0.5, given, null))
+    assert torch.equal(ClassifierFree(plain, 0.0).given(label=LABELS)(X, T).variance_fraction, null)
 
 
 def test_guided_samples_do_not_depend_on_their_batch():
-    schedule = Cosine()
-    plain = Denoiser(ExactNetwork(schedule), schedule, named("x0", label="log-snr"), conditioner=Classes())
-    times, seeds = grid.named("log-snr", schedule, 8, plain.t_min, 1.0), torch.arange(6)
+    plain = Labelled(Cosine())
+    times, seeds = grid.named("log-snr", plain.schedule, 8, plain.t_min, 1.0), torch.arange(6)
     labels = seeds % 2
 
     def run(chosen):
@@ -122,10 +110,19 @@ def test_guided_samples_do_not_depend_on_their_batch():
         assert_close(run(torch.tensor(chosen)), whole[chosen], rtol=1e-10, atol=1e-10)
 
 
-def test_guidance_needs_a_condition_and_a_finite_scale():
+def test_what_guidance_refuses():
+    plain = toy()
     with pytest.raises(InputError, match="needs a condition"):
-        ClassifierFree(denoiser(), 2.0)(X, T)
+        ClassifierFree(plain, 2.0)(X, T)
     with pytest.raises(InputError, match="finite, not nan"):
-        ClassifierFree(denoiser(), float("nan"))
+        ClassifierFree(plain, float("nan"))
     with pytest.raises(InputError, match="knows"):
-        ClassifierFree(denoiser(), 2.0).given(label=1)(X, 0.0)
+        ClassifierFree(plain, 2.0).given(label=1)(X, 0.0)
+    with pytest.raises(InputError, match="unknown condition 'labl': did you mean 'label'"):
+        ClassifierFree(plain, 2.0, negative={"labl": 1}).given(label=1)
+    with pytest.raises(InputError, match="its condition is given after that"):
+        ClassifierFree(plain.given(label=1), 2.0)
+    words = Denoiser(plain.network, Cosine(), conditioner=Conditioner({"words": Embeddings(3)}))
+    with pytest.raises(InputError, match=r"of one size, not \(1, 4, 3\) and \(1, 2, 3\)"):
+        ClassifierFree(words, 2.0, negative={"words": torch.ones(4, 3)}).given(words=torch.ones(2, 3))
+    assert plain.network.calls == []

@@ -1,8 +1,31 @@
 """Denoiser -> Denoiser: wrappers that steer."""
 
+from undiffuse.guidance.autoguidance import Autoguidance
 from undiffuse.guidance.base import Guidance
 from undiffuse.guidance.classifier_free import ClassifierFree
+from undiffuse.guidance.composed import Composed
+from undiffuse.guidance.interval import Interval
+from undiffuse.guidance.rescale import Rescaled
+from undiffuse.guidance.threshold import DynamicThreshold, StaticThreshold
 
-GUIDANCES: dict[str, type[Guidance]] = {"classifier-free": ClassifierFree}
+GUIDANCES: dict[str, type[Guidance]] = {
+    "classifier-free": ClassifierFree,
+    "composed": Composed,
+    "autoguidance": Autoguidance,
+    "interval": Interval,
+    "rescale": Rescaled,
+    "static-threshold": StaticThreshold,
+    "dynamic-threshold": DynamicThreshold,
+}
 
-__all__ = ["GUIDANCES", "ClassifierFree", "Guidance"]
+__all__ = [
+    "GUIDANCES",
+    "Autoguidance",
+    "ClassifierFree",
+    "Composed",
+    "DynamicThreshold",
+    "Guidance",
+    "Interval",
+    "Rescaled",
+    "StaticThreshold",
+]

@@ -7,6 +7,8 @@ outermost, and what lies between may stand in any order:
 """
 
 from abc import abstractmethod
+from collections.abc import Sequence
+from functools import reduce
 from typing import ClassVar, cast
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from undiffuse.denoiser import BaseDenoiser, Encoded, Estimate, Given, Sample, Wrapper
 from undiffuse.errors import InputError
+from undiffuse.prediction import x0_of
 from undiffuse.schedule import Time, along_batch, host
 
 CONTRAST, STEER, THRESHOLD = 0, 1, 2  # from the innermost to the outermost
@@ -34,11 +37,26 @@ class Guidance(Wrapper):
 
     def __init__(self, denoiser: BaseDenoiser) -> None:
         super().__init__(denoiser)
+        self.check_inside(denoiser)
+
+    def check_inside(self, denoiser: BaseDenoiser) -> None:
+        """Raises: InputError for a denoiser that this guidance does not go around."""
         if isinstance(denoiser, Given):
             raise InputError(f"{type(self).__name__} goes around a denoiser, and its condition is given after that")
         if isinstance(denoiser, Guidance) and denoiser.stage > self.stage:
             outer, inner = type(denoiser).__name__, type(self).__name__
             raise InputError(f"{outer} belongs outside {inner}: write {outer}({inner}(...))")
+
+    def check_batch(self, batch: int) -> None:
+        """Raises: InputError where what is held per sample, here or inside, is for another number of samples."""
+        if isinstance(self.denoiser, Guidance):
+            self.denoiser.check_batch(batch)
+        for name in self.held:
+            value = getattr(self, name)
+            if value.ndim and len(value) not in (1, batch):
+                raise InputError(
+                    f"{type(self).__name__} holds {len(value)} values of {name} for {batch} samples: give 1 or {batch}"
+                )
 
     @abstractmethod
     def both(self, x_t: Sample, t: Time, condition: Encoded | None = None) -> tuple[Estimate, Estimate]:
@@ -67,16 +85,59 @@ def scale_of(scale: Scale, what: str) -> Float64[Tensor, "..."]:
     return scale
 
 
-def between(near: Estimate, far: Estimate, scale: Float64[Tensor, "..."]) -> Estimate:
-    """near + scale (far - near), per sample, on what `far` says; exact at scale 0 and 1.
+def mixed(estimates: Sequence[Estimate], weights: Float64[Tensor, "rows estimates"]) -> Estimate:
+    """sum_k w_k estimate_k, per sample (or one row for all), on what the last says; exact where one weight is 1.
 
-    The two weights add up to 1, so it is the same estimate whichever of x_0, noise, v or score is combined.
+    The weights add up to 1, so it is the same estimate whichever of x_0, noise, v or score is combined. The learned
+    variance is not extrapolated: it is that of the estimate with the largest weight.
     """
-    output = near.output if near.target == far.target else near.combination(far.target)
-    factor = along_batch(scale.expand(len(output)), output).to(output.dtype)
-    return Estimate(far.x_t, torch.lerp(output, far.output, factor), far.level, far.target, far.variance_fraction)
+    last = estimates[-1]
+    outputs = [e.output if e.target == last.target else e.combination(last.target) for e in estimates]
+    fractions = [e.variance_fraction for e in estimates if e.variance_fraction is not None]
+    fraction = last.variance_fraction
+    if len(fractions) == len(estimates):
+        fraction = _sum(fractions, torch.eye(len(estimates), dtype=torch.float64)[weights.argmax(1)])
+    return Estimate(last.x_t, _sum(outputs, weights), last.level, last.target, fraction)
+
+
+def _sum(values: Sequence[Sample], weights: Float64[Tensor, "rows values"]) -> Sample:
+    """sum_k w_k value_k, without what has no weight for any sample. Of a sample it depends on its own weights."""
+    terms = []
+    for value, weight in zip(values, weights.T, strict=True):
+        factor = float(weight) if len(weight) == 1 else along_batch(weight, value)
+        if bool(weight.any()):
+            terms.append(value if isinstance(factor, float) and factor == 1.0 else factor * value)
+    return reduce(torch.add, terms)
+
+
+def between(near: Estimate, far: Estimate, scale: Float64[Tensor, "..."]) -> Estimate:
+    """near + scale (far - near), per sample, on what `far` says; exact at scale 0 and 1."""
+    scale = scale.reshape(-1)
+    return mixed([near, far], torch.stack([1 - scale, scale], 1))
+
+
+def with_x0(estimate: Estimate, x0: Sample) -> Estimate:
+    """The estimate that says x_0 is `x0`, and of all else what `estimate` says."""
+    return Estimate(estimate.x_t, x0, estimate.level, x0_of, estimate.variance_fraction)
 
 
 def chosen(values: Encoded, index: Int64[Tensor, " chosen"]) -> dict[str, Tensor]:
     """Some samples' encoded conditions; what stands for all stays."""
     return {name: value[index.to(value.device)] if len(value) > 1 else value for name, value in values.items()}
+
+
+class Tempered(Guidance):
+    """What goes around a guidance and takes some of it back. Raises: InputError around a denoiser that is none."""
+
+    denoiser: Guidance
+
+    def check_inside(self, denoiser: BaseDenoiser) -> None:
+        super().check_inside(denoiser)
+        if not isinstance(denoiser, Guidance):
+            raise InputError(
+                f"{type(self).__name__} goes around a guidance, such as ClassifierFree(denoiser, 3.0), "
+                f"not around {type(denoiser).__name__}"
+            )
+
+    def plain(self, x_t: Sample, t: Time, condition: Encoded | None = None) -> Estimate:
+        return self.denoiser.plain(x_t, t, condition)
