@@ -21,6 +21,15 @@ from undiffuse.cli.common import (
     progress_bar,
 )
 from undiffuse.cli.conditions import ConditionOption, LabelOption, given_conditions
+from undiffuse.cli.guidance import (
+    IntervalOption,
+    NegativeOption,
+    Options,
+    RescaleOption,
+    SequentialOption,
+    ThresholdOption,
+    WeakOption,
+)
 from undiffuse.codecs import Identity
 from undiffuse.errors import InputError
 from undiffuse.modalities import image
@@ -34,6 +43,12 @@ def sample(
     label: LabelOption = None,
     condition: ConditionOption = None,
     guidance: GuidanceScale = None,
+    negative: NegativeOption = None,
+    weak: WeakOption = None,
+    interval: IntervalOption = None,
+    rescale: RescaleOption = None,
+    threshold: ThresholdOption = None,
+    sequential: SequentialOption = False,
     sampler: SamplerName = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the time grid.")] = None,
     grid: GridName = None,
@@ -57,7 +72,9 @@ def sample(
     if not 0 <= seed < 2**63 - n:
         raise InputError(f"--seed must be 0 or more and below 2^63 - n, not {seed}")
     model.check_sampling(sampler, steps, grid)
-    model.fitting(model.guided(guidance, **given), shape)
+    options = Options(negative, weak, interval, rescale, threshold, sequential)
+    steering = options.guidance(model, guidance, list(given))
+    model.fitting(model.guided(steering, **given), shape)
     began = time.monotonic()
     with progress_bar() as progress:
         task = progress.add_task("sampling", total=n, note="")
@@ -67,7 +84,7 @@ def sample(
             progress.update(task, completed=done, note=f"{done}/{total}  {duration(left)}")
 
         images = model.sample(
-            n, guidance=guidance, sampler=sampler, steps=steps, grid=grid, seed=seed,
+            n, guidance=steering, sampler=sampler, steps=steps, grid=grid, seed=seed,
             shape=shape, batch_size=batch_size, progress=show, **given,
         )  # fmt: skip
     seconds = time.monotonic() - began
@@ -77,7 +94,8 @@ def sample(
         "seed": seed,
         "label": label,
         "condition": condition or [],
-        "guidance": model.scale(guidance, bool(given)),
+        "guidance": model.scale(guidance, bool(given) or weak is not None),
+        **options.facts(),
         "sampler": repr(model.sampler(sampler)),
         "steps": steps or model.sampling["steps"],
         "grid": model.grid(grid, sampler),
