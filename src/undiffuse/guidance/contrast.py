@@ -82,7 +82,7 @@ class Contrast(Guidance):
         batch, count = len(x_t), len(used)
         joined = {name: torch.cat([value[:, i].expand(batch, *value.shape[2:]) for i in used])
                   for name, value in condition.items()}  # fmt: skip
-        whole: Estimate = self.denoiser(x_t.repeat(count, *[1] * (x_t.ndim - 1)), times.repeat(count), joined)
+        whole: Estimate = self.denoiser(torch.cat([x_t] * count), torch.cat([times] * count), joined)
         level, fraction = self.level(times, batch), whole.variance_fraction
         fractions = [None] * count if fraction is None else fraction.chunk(count)
         return [
