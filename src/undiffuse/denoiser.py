@@ -240,6 +240,7 @@ class Denoiser(BaseDenoiser):
 
     @property
     def droppable(self) -> tuple[str, ...]:
+        """The names of the conditions that have a null."""
         parts = getattr(self.conditioner, "parts", {})
         return tuple(name for name, part in parts.items() if getattr(part, "optional", True))
 
@@ -314,6 +315,10 @@ class Given(Wrapper):
 
     @property
     def conditions(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def droppable(self) -> tuple[str, ...]:
         return ()
 
     def rows(self, index: Int64[Tensor, " chosen"]) -> "Given":

@@ -81,6 +81,9 @@ def test_what_a_negative_does_not_name_has_its_null_there_or_where_it_has_none_i
     guided = ClassifierFree(plain, 3.0, negative={"label": 1}).given(**given)(x, T)
     away = plain.given(label=1, must=given["must"])(x, T)
     assert_close(guided.x0, away.x0 + 3 * (plain.given(**given)(x, T).x0 - away.x0))
+    said = ClassifierFree(plain, 3.0, negative={"must": [3.0, 4.0]}).given(**given)(x, T)
+    away = plain.given(must=[3.0, 4.0])(x, T)
+    assert_close(said.x0, away.x0 + 3 * (plain.given(**given)(x, T).x0 - away.x0))
     without = ClassifierFree(plain, 3.0).given(**given)(x, T)  # and so has the null
     null = plain.given(must=given["must"])(x, T)
     assert_close(without.x0, null.x0 + 3 * (plain.given(**given)(x, T).x0 - null.x0))

@@ -43,12 +43,20 @@ def test_one_part_is_classifier_free_guidance_and_conditions_given_later_are_sha
     assert_close(two, sum(expected))
 
 
+def test_what_has_no_null_may_be_said_by_the_parts():
+    conditioner = Conditioner({"label": Label(3, 3), "must": Vector(2, 3, optional=False)})
+    plain, must = Denoiser(toy().network, Cosine(), conditioner=conditioner).requires_grad_(False), [1.0, 2.0]
+    parts = [({"label": label, "must": must}, 2.0) for label in (1, 2)]
+    inside, beside = Composed(plain, parts), Composed(plain, [({"label": label}, 2.0) for label in (1, 2)])
+    assert torch.equal(inside.given()(X, T).output, beside.given(must=must)(X, T).output)
+
+
 def test_an_average_of_conditions_does_not_evaluate_the_null():
     plain = toy()
-    parts = [({"label": label}, weight) for label, weight in enumerate((0.1, 0.2, 0.7))]
+    parts = [({"label": label}, weight) for label, weight in enumerate((0.6, 0.3, 0.1))]  # whose sum in binary is not 1
     Composed(plain, parts).given()(X, T)
     assert plain.network.calls == [12]
-    Composed(plain, [parts[0], ({"label": 1}, torch.tensor([0.9, 0.9, 0.9, 0.8]))]).given()(X, T)
+    Composed(plain, [parts[0], ({"label": 1}, torch.tensor([0.4, 0.4, 0.4, 0.3]))]).given()(X, T)
     assert plain.network.calls == [12, 12]
     Composed(plain, [({"label": 1}, 0.0), ({"label": 2}, 1.0)]).given()(X, T)
     assert plain.network.calls == [12, 12, 4]

@@ -101,12 +101,13 @@ def mixed(estimates: Sequence[Estimate], weights: Float64[Tensor, "rows estimate
 
 
 def _sum(values: Sequence[Sample], weights: Float64[Tensor, "rows values"]) -> Sample:
-    """sum_k w_k value_k, without what has no weight for any sample. Of a sample it depends on its own weights."""
+    """sum_k w_k value_k; whether a sample's weights are its own or those of all, it is the same bit for bit."""
     terms = []
     for value, weight in zip(values, weights.T, strict=True):
-        factor = float(weight) if len(weight) == 1 else along_batch(weight, value)
-        if bool(weight.any()):
-            terms.append(value if isinstance(factor, float) and factor == 1.0 else factor * value)
+        if len(weight) > 1:
+            terms.append(along_batch(weight, value) * value)
+        elif factor := float(weight):
+            terms.append(value if factor == 1.0 else factor * value)
     return reduce(torch.add, terms)
 
 

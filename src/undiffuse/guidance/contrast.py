@@ -82,7 +82,7 @@ class Contrast(Guidance):
         batch, count = len(x_t), len(used)
         joined = {name: torch.cat([value[:, i].expand(batch, *value.shape[2:]) for i in used])
                   for name, value in condition.items()}  # fmt: skip
-        whole: Estimate = self.denoiser(x_t.repeat(count, *[1] * (x_t.ndim - 1)), times.repeat(count), joined)
+        whole: Estimate = self.denoiser(torch.cat([x_t] * count), torch.cat([times] * count), joined)
         level, fraction = self.level(times, batch), whole.variance_fraction
         fractions = [None] * count if fraction is None else fraction.chunk(count)
         return [
@@ -94,7 +94,7 @@ class Contrast(Guidance):
 def _with_base(scales: Float64[Tensor, "rows conditions"]) -> Weights:
     """The scales, after what is left of 1 for the base."""
     base = 1 - scales.sum(1, keepdim=True)
-    return torch.cat([torch.where(base.abs() < 1e-12, 0, base), scales], 1)  # 0.1 + 0.2 + 0.7 is 1
+    return torch.cat([torch.where(base.abs() < 1e-12, 0, base), scales], 1)  # in binary 0.6 + 0.3 + 0.1 is not quite 1
 
 
 def stacked(encoded: Sequence[Encoded]) -> dict[str, Tensor]:
