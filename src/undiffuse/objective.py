@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Float64
@@ -191,7 +191,19 @@ class Draws(NamedTuple):
     drop: Drop
 
 
-class Objective(nn.Module):
+class Loss(nn.Module, ABC):
+    """What a module is trained by: draws that belong to the samples, and a loss for each of them."""
+
+    @abstractmethod
+    def draw(self, module: Any, source: NoiseSource, /) -> Any:
+        """The randomness of a batch, from its samples' own streams."""
+
+    @abstractmethod
+    def forward(self, module: Any, x0: Sample, condition: Mapping[str, Any], draws: Any, /) -> Float[Tensor, " batch"]:
+        """The loss of each sample of x0 (B, ...)."""
+
+
+class Objective(Loss):
     """The weighted squared error of what the network predicts, averaged over a sample's elements.
 
     weight, times: names in `WEIGHTS`, `TIME_LAWS`, or instances; drop: the probability with which a sample's conditions

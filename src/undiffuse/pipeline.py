@@ -22,6 +22,7 @@ from undiffuse.samplers import Sampler, stored
 from undiffuse.weights import fill, read
 
 DEFAULTS: dict[str, Any] = {"sampler": "unipc:variable=index", "grid": "vp-quadratic", "steps": 20, "guidance": 1.0}
+Guided = float | Callable[[BaseDenoiser], BaseDenoiser] | None  # a scale, or what makes a guided denoiser
 Images = np.ndarray  # (N, H, W) for one channel, else (N, H, W, C); uint8, or what the codec decodes to
 
 
@@ -138,14 +139,18 @@ class Pipeline:
                 "optional): use guidance=1, in a recipe sampling.guidance=1"
             )
 
-    def guided(self, guidance: float | None = None, **condition: object) -> BaseDenoiser:
+    def guided(self, guidance: Guided = None, **condition: object) -> BaseDenoiser:
         """The denoiser under a condition, None being none, and classifier-free guidance of the given scale.
 
-        Scale 1 is the conditional model itself, at half the cost.
+        Scale 1 is the conditional model itself, at half the cost. Other guidance is a function of the denoiser,
+        `lambda denoiser: Classifier(denoiser, classifier, 2.0)`.
 
         Raises: InputError for guidance without a condition, and for conditions that the model does not know.
         """
         given = {name: value for name, value in condition.items() if value is not None}
+        if callable(guidance):
+            with torch.no_grad():
+                return guidance(self.denoiser.eval()).given(**given)
         scale = self.scale(guidance, bool(given))
         if scale != 1.0 and not given:
             raise InputError(f"guidance={scale} needs a condition to guide to, such as label=0")
@@ -160,7 +165,7 @@ class Pipeline:
         seeds: Sequence[int],
         *,
         condition: Mapping[str, object] | None = None,
-        guidance: float | None = None,
+        guidance: Guided = None,
         sampler: str | Sampler | None = None,
         steps: int | None = None,
         grid: str | None = None,
@@ -195,32 +200,43 @@ class Pipeline:
             raise InputError(f"samples of {sizes[0]} were asked for, but the condition is for samples of {sizes[1]}")
         return found
 
-    def read(self, n: int, condition: Mapping[str, object]) -> dict[str, Tensor]:
-        """Raw conditions as tensors with 1 or n rows; what is None is left out.
+    def read(self, n: int, condition: Mapping[str, object], guidance: Guided = None) -> dict[str, Any]:
+        """Raw conditions as tensors with 1 or n rows; what is None is left out, what guidance alone knows stays raw.
 
         Raises: InputError for names that are not known, values that are none, and other numbers of rows.
         """
         given = {name: value for name, value in condition.items() if value is not None}
-        if given and not self.parts:
+        steered = guidance(self.denoiser).conditions if callable(guidance) else ()
+        known = dict.fromkeys((*self.parts, *steered))
+        if given and not known:
             raise InputError(f"this model is unconditional, but was given {', '.join(given)}")
-        values = {}
+        values: dict[str, Any] = {}
         for name, raw in given.items():
+            if name not in known:
+                raise unknown("condition", name, known)
             if name not in self.parts:
-                raise unknown("condition", name, self.parts)
+                single = isinstance(raw, str) or np.ndim(raw) == 0  # type: ignore[arg-type]
+                values[name] = [raw] if single else raw
+                self._check_rows(name, values[name], n)
+                continue
             try:
                 values[name] = self.parts[name].read(raw)
             except (TypeError, ValueError, RuntimeError) as error:
                 raise InputError(f"the condition {name!r}: {' '.join(str(error).split())}") from error
-            if len(values[name]) not in (1, n):
-                raise InputError(f"{len(values[name])} values of {name} were given for {n} samples: give 1 or {n}")
+            self._check_rows(name, values[name], n)
         return values
+
+    @staticmethod
+    def _check_rows(name: str, values: Any, n: int) -> None:
+        if len(values) not in (1, n):
+            raise InputError(f"{len(values)} values of {name} were given for {n} samples: give 1 or {n}")
 
     def sample(
         self,
         n: int = 1,
         *,
         seed: int = 0,
-        guidance: float | None = None,
+        guidance: Guided = None,
         sampler: str | Sampler | None = None,
         steps: int | None = None,
         grid: str | None = None,
@@ -232,9 +248,9 @@ class Pipeline:
         """n samples as uint8 (N, H, W), or (N, H, W, C).
 
         condition: by name, one value for all or one per sample, such as label=7 (`parts` says what each takes);
-        guidance: the scale s, 1 = plain conditional; seed: sample i is the picture of seed + i, whatever n and
-        batch_size are; steps: network levels of the grid; shape: (C, H, W), by default that of a picture condition, or
-        the training shape; progress(done, n): called after every batch.
+        guidance: the scale s, 1 = plain conditional, or a function of the denoiser (see `guided`); seed: sample i is
+        the picture of seed + i, whatever n and batch_size are; steps: network levels of the grid; shape: (C, H, W), by
+        default that of a picture condition, or the training shape; progress(done, n): called after every batch.
 
         Raises: InputError for names that are not known, values that are none, and sizes the network cannot take.
         """
@@ -244,7 +260,7 @@ class Pipeline:
             raise InputError(f"the seed must be 0 or more and below 2^63 - n, not {seed}")
         if batch_size < 1:
             raise InputError(f"the batch size must be at least 1, not {batch_size}")
-        values = self.read(n, condition)
+        values = self.read(n, condition, guidance)
         shared = all(len(value) == 1 for value in values.values())  # by all samples: then encoded once for all batches
         denoiser = self.guided(guidance, **values) if shared else None
         images = []

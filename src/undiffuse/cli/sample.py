@@ -2,11 +2,13 @@
 
 import json
 import time
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 import undiffuse
+from undiffuse.classifying import load_classifier
 from undiffuse.cli.common import (
     AsJson,
     GridName,
@@ -22,8 +24,11 @@ from undiffuse.cli.common import (
 )
 from undiffuse.cli.conditions import ConditionOption, LabelOption, given_conditions
 from undiffuse.codecs import Identity
+from undiffuse.denoiser import BaseDenoiser
 from undiffuse.errors import InputError
+from undiffuse.guidance import Classifier, ClassifierFree, NoisyClassifier
 from undiffuse.modalities import image
+from undiffuse.pipeline import Guided
 
 
 @app.command()
@@ -34,6 +39,9 @@ def sample(
     label: LabelOption = None,
     condition: ConditionOption = None,
     guidance: GuidanceScale = None,
+    classifier: Annotated[
+        float | None, typer.Option(help="Scale of guidance by the run's classifier (`undiffuse train-classifier`).")
+    ] = None,
     sampler: SamplerName = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the time grid.")] = None,
     grid: GridName = None,
@@ -52,12 +60,18 @@ def sample(
     image.check_output(out, overwrite, latents=isinstance(model.codec, Identity))
     if n < 1 or batch_size < 1:
         raise InputError(f"--n and --batch-size must be at least 1, not {n} and {batch_size}")
-    given = given_conditions(model, label, condition, n)
+    law = None if classifier is None else load_classifier(run)
+    given = given_conditions(model, label, condition, n, () if law is None else law.classes)
     shape = None if size is None else parse_size(size, model.shape)
     if not 0 <= seed < 2**63 - n:
         raise InputError(f"--seed must be 0 or more and below 2^63 - n, not {seed}")
     model.check_sampling(sampler, steps, grid)
-    model.fitting(model.guided(guidance, **given), shape)
+    name = model.label or "label"
+    guided: Guided = guidance
+    if law is not None and classifier is not None:
+        scale = model.scale(guidance, bool(given.keys() & model.parts.keys()))
+        guided = _by_classifier(law, classifier, name, scale)
+    model.fitting(model.guided(guided, **given), shape)
     began = time.monotonic()
     with progress_bar() as progress:
         task = progress.add_task("sampling", total=n, note="")
@@ -67,7 +81,7 @@ def sample(
             progress.update(task, completed=done, note=f"{done}/{total}  {duration(left)}")
 
         images = model.sample(
-            n, guidance=guidance, sampler=sampler, steps=steps, grid=grid, seed=seed,
+            n, guidance=guided, sampler=sampler, steps=steps, grid=grid, seed=seed,
             shape=shape, batch_size=batch_size, progress=show, **given,
         )  # fmt: skip
     seconds = time.monotonic() - began
@@ -77,13 +91,14 @@ def sample(
         "seed": seed,
         "label": label,
         "condition": condition or [],
-        "guidance": model.scale(guidance, bool(given)),
+        "guidance": model.scale(guidance, bool(given.keys() & model.parts.keys())),
+        "classifier": classifier,
         "sampler": repr(model.sampler(sampler)),
         "steps": steps or model.sampling["steps"],
         "grid": model.grid(grid, sampler),
         "undiffuse": undiffuse.__version__,
     }
-    labels = given.get(model.label) if model.label else None
+    labels = given.get(name)
     classes = 0 if labels is None else len(set(labels.tolist()))
     columns = n // classes if classes > 1 and n % classes == 0 else None  # one row per class
     image.save(out, images, labels, {"undiffuse": json.dumps(facts)}, overwrite, columns)
@@ -91,3 +106,8 @@ def sample(
         typer.echo(json.dumps({**facts, "out": out, "seconds": round(seconds, 3)}))
     else:
         console.print(f"{n} samples in {seconds:.1f} s: {out}")
+
+
+def _by_classifier(law: NoisyClassifier, scale: float, name: str, free: float) -> Callable[[BaseDenoiser], Classifier]:
+    """Guidance by a classifier, around classifier-free guidance of the scale `free` where that is not 1."""
+    return lambda denoiser: Classifier(denoiser if free == 1.0 else ClassifierFree(denoiser, free), law, scale, name)

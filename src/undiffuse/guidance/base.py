@@ -7,6 +7,7 @@ outermost, and what lies between may stand in any order:
 """
 
 from abc import abstractmethod
+from dataclasses import replace
 from typing import ClassVar, cast
 
 import torch
@@ -18,6 +19,7 @@ from undiffuse.errors import InputError
 from undiffuse.schedule import Time, along_batch, host
 
 CONTRAST, STEER, THRESHOLD = 0, 1, 2  # from the innermost to the outermost
+UNTOLD = -30.0  # log-SNR below which x_t says nothing in float32: gradients there are rounding, divided by alpha
 Scale = float | Float[Tensor, " batch"]
 
 
@@ -75,6 +77,23 @@ def between(near: Estimate, far: Estimate, scale: Float64[Tensor, "..."]) -> Est
     output = near.output if near.target == far.target else near.combination(far.target)
     factor = along_batch(scale.expand(len(output)), output).to(output.dtype)
     return Estimate(far.x_t, torch.lerp(output, far.output, factor), far.level, far.target, far.variance_fraction)
+
+
+def tilted(estimate: Estimate, gradient: Sample, scale: Float64[Tensor, "..."]) -> Estimate:
+    """The estimate under the density p(x_t) times exp(scale log p(y | x_t)), whose gradient in x_t is `gradient`.
+
+        noise~ = noise - sigma scale gradient,     x_0~ = x_0 + sigma^2 / alpha scale gradient,
+        F~ = F - sigma / alpha (alpha b - sigma a) scale gradient     for F = a x_0 + b noise
+
+    on what the network predicts (Dhariwal & Nichol 2021, algorithm 2). gradient: (B, ...); scale: () or (B,). Where
+    alpha is 0, x_t says nothing of y, and the estimate stays as it is.
+    """
+    level, output = estimate.level, estimate.output
+    a, b = estimate.target(level)
+    told = level.log_snr > UNTOLD
+    ratio = torch.where(told, level.sigma / level.alpha.where(told, 1.0), 0.0)
+    factor = along_batch((-ratio * (level.alpha * b - level.sigma * a) * scale).expand(len(output)), output)
+    return replace(estimate, output=output + factor * gradient.to(output.dtype))
 
 
 def chosen(values: Encoded, index: Int64[Tensor, " chosen"]) -> dict[str, Tensor]:
