@@ -178,7 +178,9 @@ def test_gradients_go_through_it_where_they_are_asked_for():
     jacobian = torch.autograd.functional.jacobian(lambda x: guided(x, 0.5).score[0], x)[:, 0]
     h = 1e-5
     with torch.no_grad():
-        moved = [(guided(X[:1] + h * e, 0.5).score - guided(X[:1] - h * e, 0.5).score)[0] / (2 * h) for e in torch.eye(2)]
+        moved = [
+            (guided(X[:1] + h * e, 0.5).score - guided(X[:1] - h * e, 0.5).score)[0] / (2 * h) for e in torch.eye(2)
+        ]
     assert_close(jacobian, torch.stack(moved, 1).to(jacobian), rtol=1e-6, atol=1e-7)
 
 

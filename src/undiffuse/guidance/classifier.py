@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -15,6 +15,7 @@ from undiffuse.prediction import NOISE_LABELS, Level
 from undiffuse.schedule import Schedule, Time, along_batch, host
 
 
+@runtime_checkable
 class ClassLaw(Protocol):
     """The law of a sample's class, given the sample under noise.
 
@@ -148,7 +149,7 @@ class Classifier(Guidance):
         below = {name: value for name, value in condition.items() if name != self.key}
         return cast(Estimate, self.denoiser(x_t, t, below))
 
-    def _gradient(self, x_t: Sample, t: Time, asked: Int64[Tensor, " classes"]) -> Sample:
+    def _gradient(self, x_t: Sample, t: Time, asked: Int64[Tensor, " asked"]) -> Sample:
         """grad_x log p(y | x_t, t) for the class that each sample is asked for; 0 where that is none."""
         followed = torch.is_grad_enabled() and x_t.requires_grad  # by another guidance, or a likelihood
         asked = asked.to(x_t.device, non_blocking=True).expand(len(x_t))[:, None]
