@@ -74,7 +74,7 @@ def test_gradients_reach_every_parameter_and_the_input(config):
     assert x.grad.abs().flatten(1).amax(1).min() > 0
 
 
-def test_shapes_and_arguments_that_do_not_fit_are_refused():
+def test_shapes_and_arguments_that_do_not_fit_are_refused(unchecked):
     network = made(CASES[1])
     with pytest.raises(ValueError, match="3 channels, not 1"):
         network(torch.zeros(1, 1, 8, 8), torch.zeros(1))
