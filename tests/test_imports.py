@@ -25,7 +25,7 @@ MAY_SEE = {
     "editing": DENOISING | {"guidance", "samplers"},
     "likelihood": DENOISING | {"guidance", "samplers"},
     "objective": DENOISING,
-    "training": DENOISING | {"objective"},
+    "training": DENOISING | {"objective", "guidance"},  # guidance: the classifier that it trains
     "distillation": DENOISING | {"objective", "training", "samplers"},
     # leaves: they see neither samplers nor training
     **{name: set() for name in ("networks", "adapters", "codecs", "metrics", "modalities", "conditioning")},
@@ -36,8 +36,8 @@ MAY_SEE = {
 MAY_SEE["systems"] = MAY_SEE["pipeline"] | {"pipeline"}
 MAY_SEE["serving"] = MAY_SEE["systems"] | {"systems"}
 SEE_ALL = {
-    "__init__", "__main__", "cli", "comparison", "config", "evaluation", "examples", "experiment", "formats", "plots",
-    "recipes", "reconstruction", "report",
+    "__init__", "__main__", "classifying", "cli", "comparison", "config", "evaluation", "examples", "experiment",
+    "formats", "plots", "recipes", "reconstruction", "report",
 }  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
 

@@ -4,7 +4,7 @@ import contextlib
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_origin
+from typing import Any, Literal, Self, TypeVar, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -100,7 +100,38 @@ class Sampling(Section):
     guidance: float = 1.5
 
 
-class Recipe(Section):
+class Configuration(Section):
+    """A whole configuration, which overrides change."""
+
+    def changed(self, overrides: Sequence[str]) -> Self:
+        """This configuration with `key=value` overrides, `key` dotted and `value` YAML: `training.steps=100`.
+
+        A section that is a name with arguments takes a bare name too: `schedule=flow`; that drops the old arguments.
+        A budget of one kind replaces one of the other: `training.steps=100` takes `training.minutes` back.
+
+        Raises: InputError for an override that is not key=value, an unknown key, or a value that is not allowed.
+        """
+        values = self.model_dump()
+        # a name drops the arguments beside it, so names come before arguments, however they are ordered
+        for override in sorted(overrides, key=_is_argument):
+            key, equals, text = override.partition("=")
+            if not equals:
+                raise InputError(f"overrides have the form key=value, not {override!r}")
+            try:
+                # a path is text, whatever YAML would make of it
+                value = text if key == "data.path" else yaml.safe_load(text)
+            except yaml.YAMLError as error:
+                raise InputError(f"the value of {key} cannot be read: {text!r}") from error
+            value = value if key == "data.path" else _numbers(value)
+            _assign(values, type(self), key, value)
+        given = {override.partition("=")[0] for override in overrides}
+        for bound, other in (("steps", "minutes"), ("minutes", "steps")):
+            if f"training.{bound}" in given and f"training.{other}" not in given and values["training"][bound]:
+                values["training"][other] = None
+        return validated(values, type(self))
+
+
+class Recipe(Configuration):
     """A whole recipe. `undiffuse train NAME --print` shows one."""
 
     name: str
@@ -147,33 +178,6 @@ class Recipe(Section):
             if name not in registry:
                 raise unknown(kind, name, registry)
         return self
-
-    def changed(self, overrides: Sequence[str]) -> "Recipe":
-        """This recipe with `key=value` overrides, `key` dotted and `value` YAML: `training.steps=100`.
-
-        A section that is a name with arguments takes a bare name too: `schedule=flow`; that drops the old arguments.
-        A budget of one kind replaces one of the other: `training.steps=100` takes `training.minutes` back.
-
-        Raises: InputError for an override that is not key=value, an unknown key, or a value that is not allowed.
-        """
-        values = self.model_dump()
-        # a name drops the arguments beside it, so names come before arguments, however they are ordered
-        for override in sorted(overrides, key=_is_argument):
-            key, equals, text = override.partition("=")
-            if not equals:
-                raise InputError(f"overrides have the form key=value, not {override!r}")
-            try:
-                # a path is text, whatever YAML would make of it
-                value = text if key == "data.path" else yaml.safe_load(text)
-            except yaml.YAMLError as error:
-                raise InputError(f"the value of {key} cannot be read: {text!r}") from error
-            value = value if key == "data.path" else _numbers(value)
-            _assign(values, type(self), key, value)
-        given = {override.partition("=")[0] for override in overrides}
-        for bound, other in (("steps", "minutes"), ("minutes", "steps")):
-            if f"training.{bound}" in given and f"training.{other}" not in given and values["training"][bound]:
-                values["training"][other] = None
-        return validated(values)
 
 
 def _is_argument(override: str) -> bool:
@@ -246,10 +250,13 @@ def _assign_free(values: dict[str, Any], key: str, value: Any) -> None:
         raise InputError(f"{key} is no key: {', '.join(values) or 'nothing'} is there, each with arguments of its own")
 
 
-def validated(values: dict[str, Any]) -> Recipe:
-    """A recipe from plain values. Raises: InputError, one line, for the first that is not allowed."""
+C = TypeVar("C", bound=Configuration)
+
+
+def validated(values: dict[str, Any], kind: type[C] = Recipe) -> C:  # type: ignore[assignment]
+    """A configuration from plain values. Raises: InputError, one line, for the first that is not allowed."""
     try:
-        return Recipe.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("function-", "tuple[")))
@@ -276,8 +283,8 @@ def difference(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -
     return sorted(found)
 
 
-def plain(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as YAML would give it back: lists for tuples."""
+def plain(recipe: Configuration) -> dict[str, Any]:
+    """The configuration as YAML would give it back: lists for tuples."""
     values: dict[str, Any] = yaml.safe_load(to_yaml(recipe.model_dump(mode="json")))
     return values
 

@@ -24,7 +24,7 @@ from undiffuse.modalities import image
 from undiffuse.objective import OBJECTIVES, TIME_LAWS, WEIGHTS, BaseObjective
 from undiffuse.pipeline import Pipeline
 from undiffuse.registry import build
-from undiffuse.training import Event, Plan, Run, TrainState
+from undiffuse.training import Batch, Event, Plan, Run, TrainState
 
 VALIDATION_SAMPLES = 1024
 # what a killed write of one of a run's own files leaves behind
@@ -114,6 +114,13 @@ def bf16_pays(device: torch.device) -> bool:
     return device.type == "cpu" and any(feature() for feature in features if feature)
 
 
+def decided(precision: str, device: torch.device) -> str:
+    """What `training.precision` comes to on this device: auto is the faster."""
+    if precision == "auto":
+        return "bfloat16" if bf16_pays(device) else "float32"
+    return precision
+
+
 def default_device() -> torch.device:
     """CUDA where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -123,9 +130,6 @@ def whole(recipe: Recipe, split: Split, device: torch.device) -> dict[str, Any]:
     """The recipe as plain values, with a section `resolved` for what the data and the machine decided."""
     shape = sample_shape(recipe, split.train)
     pixels = centred(split.train, shape)[:10000].float()
-    precision = recipe.training.precision
-    if precision == "auto":
-        precision = "bfloat16" if bf16_pays(device) else "float32"
     values = config.plain(recipe)
     if recipe.data.path is not None:  # the run can then be evaluated from any folder
         values["data"]["path"] = str(Path(recipe.data.path).expanduser().resolve())
@@ -134,7 +138,7 @@ def whole(recipe: Recipe, split: Split, device: torch.device) -> dict[str, Any]:
             "shape": list(shape),
             "conditions": {name: _facts(name, kind.name, split) for name, kind in recipe.condition.items()},
             "data_std": round(max(float(pixels.std()) / 127.5, 1e-3), 4),
-            "precision": precision,
+            "precision": decided(recipe.training.precision, device),
             "train_samples": len(split.train),
             "held_out_samples": len(split.held_out),
             "undiffuse": undiffuse.__version__,
@@ -186,6 +190,23 @@ def in_held_order(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
     return {**spec, "condition": {name: spec["condition"][name] for name in held}}
 
 
+def plan(training: config.Training) -> Plan:
+    """The plan of a section `training`. Raises: InputError for one without a bound."""
+    if training.steps is None and training.minutes is None:
+        raise InputError("training needs a bound: training.steps=... or training.minutes=...")
+    names = Plan.__dataclass_fields__
+    return Plan(**{name: value for name, value in training.model_dump().items() if name in names})
+
+
+def validation(
+    samples: Tensor, encode: Callable[[Tensor], Tensor], conditions: Callable[[slice], dict[str, Tensor]]
+) -> Iterator[Batch]:
+    """Held-out samples uint8 (N, C, H, W) and their conditions in batches, with the same seeds at every call."""
+    for first in range(0, len(samples), 256):
+        rows = slice(first, min(first + 256, len(samples)))
+        yield encode(samples[rows]), conditions(rows), VALIDATION_SEEDS + torch.arange(rows.start, rows.stop)
+
+
 class Experiment:
     """A recipe made ready to train in a folder.
 
@@ -198,8 +219,7 @@ class Experiment:
         self.split = load_data(recipe)
         spec = in_held_order(self.folder, whole(recipe, self.split, self.device))
         training, section = recipe.training, recipe.objective
-        if training.steps is None and training.minutes is None:
-            raise InputError("training needs a bound: training.steps=... or training.minutes=...")
+        bounded = plan(training)
         torch.manual_seed(training.seed)
         self.pipeline: Pipeline = pipeline.assemble(spec)
         self.pipeline.check_shape(self.pipeline.shape)
@@ -221,14 +241,13 @@ class Experiment:
         self.spec = open_folder(self.folder, spec)
         denoiser = self.pipeline.denoiser
         self.state = TrainState(denoiser, objective, training.learning_rate, training.weight_decay)
-        names = Plan.__dataclass_fields__
-        self.run = Run(self.folder, self.state, Plan(**{k: v for k, v in training.model_dump().items() if k in names}))
+        self.run = Run(self.folder, self.state, bounded)
         self.resumed = self.run.resume()
 
     @property
     def finished(self) -> bool:
         """Whether the plan was carried out already."""
-        return self.state.total is not None and self.state.step >= self.state.total
+        return self.state.finished
 
     def train(self, preview: bool = True) -> Iterator[Event]:
         """Train to the end of the recipe's budget; yields events. See `undiffuse.training.Run`."""
@@ -246,16 +265,11 @@ class Experiment:
         draw: Callable[[int], None] | None = self.preview if preview else None
         yield from self.run.train(feed.batch, self.held_out, draw)
 
-    def held_out(self) -> Iterator[tuple[Tensor, dict[str, Tensor], Tensor]]:
+    def held_out(self) -> Iterator[Batch]:
         """Held-out batches with fixed seeds, at most `VALIDATION_SAMPLES` samples."""
-        dataset, shape = self.split.held_out, self.pipeline.shape
-        count = min(len(dataset), VALIDATION_SAMPLES)
-        samples = centred(dataset, (shape[0], shape[1], shape[2]))
-        for first in range(0, count, 256):
-            here = slice(first, min(first + 256, count))
-            encoded = self.pipeline.codec.encode(samples[here].to(self.device))
-            conditions = conditions_of(dataset, here, self.pipeline)
-            yield encoded, conditions, VALIDATION_SEEDS + torch.arange(here.start, here.stop)
+        dataset, made = self.split.held_out, self.pipeline
+        samples = centred(dataset, made.shape)[:VALIDATION_SAMPLES].to(self.device)
+        yield from validation(samples, made.codec.encode, lambda rows: conditions_of(dataset, rows, made))
 
     def averaged(self) -> Pipeline:
         """The pipeline with the averaged weights as they stand."""
@@ -289,12 +303,17 @@ def _parts(section: config.Named) -> dict[str, Any]:
     return {"name": arguments.pop("name"), "arguments": arguments}
 
 
-def load_experiment_data(run: Path) -> tuple[Recipe, Split]:
-    """The recipe and the data of a run folder, for evaluating it."""
+def recipe_of(run: Path) -> Recipe:
+    """The recipe of a run folder. Raises: InputError for one that was imported."""
     values = {key: value for key, value in pipeline.read_spec(run).items() if key != "resolved"}
     if "data" not in values:
         raise InputError(f"{run} was imported, so it names no data to measure it against")
-    recipe = config.validated(values)
+    return config.validated(values)
+
+
+def load_experiment_data(run: Path) -> tuple[Recipe, Split]:
+    """The recipe and the data of a run folder, for evaluating it."""
+    recipe = recipe_of(run)
     return recipe, load_data(recipe)
 
 

@@ -23,6 +23,7 @@ from undiffuse.weights import fill, read
 
 DEFAULTS: dict[str, Any] = {"sampler": "unipc:variable=index", "grid": "vp-quadratic", "steps": 20, "guidance": 1.0}
 Steering = Callable[[BaseDenoiser], BaseDenoiser]  # a guidance, or several around one another
+Guided = float | Steering | None  # or the scale of classifier-free guidance, or the default
 Images = np.ndarray  # (N, H, W) for one channel, else (N, H, W, C); uint8, or what the codec decodes to
 
 
@@ -144,7 +145,7 @@ class Pipeline:
                 "optional): use guidance=1, in a recipe sampling.guidance=1"
             )
 
-    def guided(self, guidance: float | Steering | None = None, **condition: object) -> BaseDenoiser:
+    def guided(self, guidance: Guided = None, **condition: object) -> BaseDenoiser:
         """The denoiser under a condition, None being none, and guidance.
 
         guidance: the scale of classifier-free guidance, where 1 is the conditional model itself, at half the cost; or a
@@ -170,7 +171,7 @@ class Pipeline:
         seeds: Sequence[int],
         *,
         condition: Mapping[str, object] | None = None,
-        guidance: float | Steering | None = None,
+        guidance: Guided = None,
         sampler: str | Sampler | None = None,
         steps: int | None = None,
         grid: str | None = None,
@@ -205,32 +206,44 @@ class Pipeline:
             raise InputError(f"samples of {sizes[0]} were asked for, but the condition is for samples of {sizes[1]}")
         return found
 
-    def read(self, n: int, condition: Mapping[str, object]) -> dict[str, Tensor]:
+    def read(self, n: int, condition: Mapping[str, object], of_guidance: Iterable[str] = ()) -> dict[str, Any]:
         """Raw conditions as tensors with 1 or n rows; what is None is left out.
+
+        of_guidance: names that guidance knows. What it alone knows (the class of a classifier) stays raw.
 
         Raises: InputError for names that are not known, values that are none, and other numbers of rows.
         """
         given = {name: value for name, value in condition.items() if value is not None}
-        if given and not self.parts:
+        known = dict.fromkeys((*self.parts, *of_guidance))
+        if given and not known:
             raise InputError(f"this model is unconditional, but was given {', '.join(given)}")
-        values = {}
+        values: dict[str, Any] = {}
         for name, raw in given.items():
+            if name not in known:
+                raise unknown("condition", name, known)
             if name not in self.parts:
-                raise unknown("condition", name, self.parts)
+                single = isinstance(raw, str) or np.ndim(raw) == 0  # type: ignore[arg-type]
+                values[name] = [raw] if single else raw
+                self._check_rows(name, values[name], n)
+                continue
             try:
                 values[name] = self.parts[name].read(raw)
             except (TypeError, ValueError, RuntimeError) as error:
                 raise InputError(f"the condition {name!r}: {' '.join(str(error).split())}") from error
-            if len(values[name]) not in (1, n):
-                raise InputError(f"{len(values[name])} values of {name} were given for {n} samples: give 1 or {n}")
+            self._check_rows(name, values[name], n)
         return values
+
+    @staticmethod
+    def _check_rows(name: str, values: Any, n: int) -> None:
+        if len(values) not in (1, n):
+            raise InputError(f"{len(values)} values of {name} were given for {n} samples: give 1 or {n}")
 
     def sample(
         self,
         n: int = 1,
         *,
         seed: int = 0,
-        guidance: float | Steering | None = None,
+        guidance: Guided = None,
         sampler: str | Sampler | None = None,
         steps: int | None = None,
         grid: str | None = None,
@@ -255,8 +268,8 @@ class Pipeline:
             raise InputError(f"the seed must be 0 or more and below 2^63 - n, not {seed}")
         if batch_size < 1:
             raise InputError(f"the batch size must be at least 1, not {batch_size}")
-        values = self.read(n, condition)
         steered = guidance(self.denoiser.eval()) if callable(guidance) else None
+        values = self.read(n, condition, () if steered is None else steered.conditions)
         shared = all(len(value) == 1 for value in values.values())  # by all samples: then encoded once for all batches
         denoiser = self.guided(guidance, **values) if shared and steered is None else None
         images = []

@@ -15,7 +15,19 @@ from undiffuse.errors import InputError
 
 Call = Callable[..., tuple[int, str, str]]
 Refused = Callable[..., None]
-COMMANDS = ["demo", "train", "sample", "interpolate", "evaluate", "compare", "grid", "plot", "info", "samplers"]
+COMMANDS = [
+    "demo",
+    "train",
+    "train-classifier",
+    "sample",
+    "interpolate",
+    "evaluate",
+    "compare",
+    "grid",
+    "plot",
+    "info",
+    "samplers",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -269,7 +269,7 @@ def test_info_names_the_conditions(mixed: Path, call) -> None:
 
 def test_shapes_of_draws_and_times_do_not_change_with_dropping_each(mixed: Path, data: Path) -> None:
     made = experiment(mixed, data, MIXED, "objective.drop_each={digit: 0.3, round: 0.2}")
-    objective, denoiser = made.state.objective, made.state.denoiser
+    objective, denoiser = made.state.objective, made.state.model
     source = ud.noise.NoiseSource(torch.arange(4000), (1, 8, 8))
     dropped = objective.draw(denoiser, source).drop
     share = {name: float(mask.float().mean()) for name, mask in dropped.items()}
@@ -298,7 +298,7 @@ def test_every_network_of_pictures_takes_them_all(tmp_path: Path, data: Path, ne
     )
     made = Experiment(recipe.changed([f"network={network}"]), tmp_path / "run")
     train(made)
-    weights = made.state.denoiser.state_dict()
+    weights = made.state.model.state_dict()
     assert all(value.isfinite().all() for value in weights.values())
     assert ud.load(tmp_path / "run").sample(2, digit=[1, 2], words=[3, 4], steps=2).shape == (2, 8, 8)
 
@@ -376,7 +376,7 @@ def test_conditions_in_another_order_are_the_same_run(tmp_path: Path, data: Path
         made = experiment(run, data, f"condition={second}", "training.steps=8")
         assert made.resumed and made.state.step < 8
         train(made)
-        ends.append(made.state.denoiser.state_dict())
+        ends.append(made.state.model.state_dict())
     for name, value in ends[0].items():
         assert torch.equal(value, ends[1][name]), name
 

@@ -6,8 +6,8 @@ import warnings
 import typer
 
 # in the order of --help
-from undiffuse.cli import train, sample, interpolate, evaluate, compare, demo, grid, plot, info, samplers  # noqa: F401  # isort: skip
-from undiffuse.cli import networks, checkpoints  # noqa: F401  # isort: skip
+from undiffuse.cli import train, train_classifier, sample, interpolate, evaluate, compare, demo, grid, plot  # noqa: F401  # isort: skip
+from undiffuse.cli import info, samplers, networks, checkpoints  # noqa: F401  # isort: skip
 from undiffuse.cli.common import app, console
 from undiffuse.errors import InputError
 

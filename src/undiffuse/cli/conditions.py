@@ -28,8 +28,13 @@ ConditionOption = Annotated[
 ]
 
 
-def given_conditions(model: Pipeline, label: str | None, conditions: Sequence[str] | None, n: int) -> dict[str, Any]:
-    """What the options say, for n samples, as `Pipeline.sample` takes it. Raises: InputError."""
+def given_conditions(
+    model: Pipeline, label: str | None, conditions: Sequence[str] | None, n: int, classes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What the options say, for n samples, as `Pipeline.sample` takes it. Raises: InputError.
+
+    classes: those of a classifier that guides; where the model has none of its own, `label` is one of them.
+    """
     texts: dict[str, str] = {}
     for option in conditions or []:
         name, equals, text = option.partition("=")
@@ -40,7 +45,7 @@ def given_conditions(model: Pipeline, label: str | None, conditions: Sequence[st
         if name in texts:
             raise InputError(f"--condition {name} is given twice")
         texts[name] = text
-    if label is not None:
+    if label is not None and not (classes and model.label is None):
         if model.label is None:
             raise InputError("this model has no classes: leave --label out")
         if model.label in texts:
@@ -48,6 +53,8 @@ def given_conditions(model: Pipeline, label: str | None, conditions: Sequence[st
         texts[model.label] = label
     given = {name: parse(name, model.parts[name], text, n) for name, text in texts.items()}
     model.read(n, given)
+    if label is not None and classes and model.label is None:
+        given["label"] = spread(parse_labels(label, classes), n)
     return given
 
 

@@ -13,14 +13,16 @@ from undiffuse.denoiser import BaseDenoiser
 from undiffuse.errors import InputError
 from undiffuse.guidance import (
     Autoguidance,
+    Classifier,
     ClassifierFree,
     DynamicThreshold,
     Guidance,
     Interval,
+    NoisyClassifier,
     Rescaled,
     StaticThreshold,
 )
-from undiffuse.pipeline import Pipeline, Steering
+from undiffuse.pipeline import Guided, Pipeline, Steering
 
 NegativeOption = Annotated[
     list[str] | None,
@@ -42,6 +44,9 @@ ThresholdOption = Annotated[
 SequentialOption = Annotated[
     bool, typer.Option("--sequential", help="Evaluate one condition after the other, where memory is short.")
 ]
+ClassifierOption = Annotated[
+    float | None, typer.Option(help="Scale of guidance by the run's classifier (`undiffuse train-classifier`).")
+]
 
 
 @dataclass(frozen=True)
@@ -54,13 +59,18 @@ class Options:
     rescale: float | None = None
     threshold: str | None = None
     sequential: bool = False
+    classifier: float | None = None
 
     def facts(self) -> dict[str, Any]:
         """What was given, for the metadata of pictures."""
-        return {name: value for name, value in vars(self).items() if value}
+        return {name: value for name, value in vars(self).items() if value not in (None, False)}
 
-    def guidance(self, model: Pipeline, scale: float | None, given: Sequence[str]) -> float | Steering | None:
-        """What `Pipeline.sample` takes as its guidance, for conditions of the given names.
+    def guidance(
+        self, model: Pipeline, scale: float | None, given: Sequence[str], law: NoisyClassifier | None = None
+    ) -> Guided:
+        """What `Pipeline.sample` takes as its guidance, for those of the model's conditions that are given.
+
+        law: the run's classifier, where it is to guide.
 
         Raises: InputError for options that contradict one another, or that nothing is there for.
         """
@@ -79,6 +89,8 @@ class Options:
                 guidance = contrast(denoiser)
                 guidance = guidance if self.rescale is None else Rescaled(guidance, self.rescale)
                 denoiser = guidance if self.interval is None else Interval(guidance, low, high)
+            if law is not None and self.classifier is not None:
+                denoiser = Classifier(denoiser, law, self.classifier, model.label or "label")
             return threshold(denoiser)
 
         steer(model.denoiser)

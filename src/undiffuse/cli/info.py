@@ -37,6 +37,7 @@ def info(
             "schedules": list(SCHEDULES),
             "predictions": list(prediction.PREDICTIONS),
             "networks": list(networks.NETWORKS),
+            "classifiers": list(networks.CLASSIFIERS),
             "samplers": list(samplers.SAMPLERS),
             "grids": list(samplers.GRIDS),
             "guidances": list(guidance.GUIDANCES),

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import undiffuse
+from undiffuse.classifying import load_classifier
 from undiffuse.cli.common import (
     AsJson,
     GridName,
@@ -22,6 +23,7 @@ from undiffuse.cli.common import (
 )
 from undiffuse.cli.conditions import ConditionOption, LabelOption, given_conditions
 from undiffuse.cli.guidance import (
+    ClassifierOption,
     IntervalOption,
     NegativeOption,
     Options,
@@ -49,6 +51,7 @@ def sample(
     rescale: RescaleOption = None,
     threshold: ThresholdOption = None,
     sequential: SequentialOption = False,
+    classifier: ClassifierOption = None,
     sampler: SamplerName = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the time grid.")] = None,
     grid: GridName = None,
@@ -67,13 +70,15 @@ def sample(
     image.check_output(out, overwrite, latents=isinstance(model.codec, Identity))
     if n < 1 or batch_size < 1:
         raise InputError(f"--n and --batch-size must be at least 1, not {n} and {batch_size}")
-    given = given_conditions(model, label, condition, n)
+    law = None if classifier is None else load_classifier(run)
+    given = given_conditions(model, label, condition, n, () if law is None else law.classes)
     shape = None if size is None else parse_size(size, model.shape)
     if not 0 <= seed < 2**63 - n:
         raise InputError(f"--seed must be 0 or more and below 2^63 - n, not {seed}")
     model.check_sampling(sampler, steps, grid)
-    options = Options(negative, weak, interval, rescale, threshold, sequential)
-    steering = options.guidance(model, guidance, list(given))
+    options = Options(negative, weak, interval, rescale, threshold, sequential, classifier)
+    known = [name for name in given if name in model.parts]
+    steering = options.guidance(model, guidance, known, law)
     model.fitting(model.guided(steering, **given), shape)
     began = time.monotonic()
     with progress_bar() as progress:
@@ -94,14 +99,14 @@ def sample(
         "seed": seed,
         "label": label,
         "condition": condition or [],
-        "guidance": model.scale(guidance, bool(given) or weak is not None),
+        "guidance": model.scale(guidance, bool(known) or weak is not None),
         **options.facts(),
         "sampler": repr(model.sampler(sampler)),
         "steps": steps or model.sampling["steps"],
         "grid": model.grid(grid, sampler),
         "undiffuse": undiffuse.__version__,
     }
-    labels = given.get(model.label) if model.label else None
+    labels = given.get(model.label or "label")
     classes = 0 if labels is None else len(set(labels.tolist()))
     columns = n // classes if classes > 1 and n % classes == 0 else None  # one row per class
     image.save(out, images, labels, {"undiffuse": json.dumps(facts)}, overwrite, columns)

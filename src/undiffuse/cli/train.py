@@ -4,13 +4,17 @@ import json
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from undiffuse import config, recipes
 from undiffuse.cli.common import AsJson, app, console, duration, progress_bar
 from undiffuse.errors import InputError
+
+if TYPE_CHECKING:
+    from undiffuse.classifying import ClassifierExperiment
+    from undiffuse.experiment import Experiment
 
 
 @app.command()
@@ -39,22 +43,28 @@ def train(
 
 
 def train_run(recipe: config.Recipe, folder: Path) -> dict[str, Any]:
-    """Train with a progress bar; SIGINT and SIGTERM save and end. Returns what was done."""
-    from undiffuse.experiment import Experiment, parameters
+    """Train a recipe in a folder. Returns what was done."""
+    from undiffuse.experiment import Experiment
 
-    experiment = Experiment(recipe, folder)
-    run, resolved = experiment.run, experiment.spec["resolved"]
+    return carried_out(Experiment(recipe, folder), recipe.name)
+
+
+def carried_out(experiment: "Experiment | ClassifierExperiment", name: str) -> dict[str, Any]:
+    """What was done: an experiment trained to its end, with a progress bar; SIGINT and SIGTERM save and end."""
+    from undiffuse.experiment import parameters
+
+    run, state, resolved = experiment.run, experiment.state, experiment.spec["resolved"]
     skipped = experiment.split.train.skipped  # of the whole source
     if skipped:
         console.print(f"skipped {len(skipped)} corrupt files: {', '.join(skipped)}", soft_wrap=True)
     if experiment.finished:
-        console.print(f"{folder} is trained already: {experiment.state.step:,} steps")
+        console.print(f"{experiment.folder} is trained already: {state.step:,} steps")
     else:
         size = "x".join(map(str, resolved["shape"]))
-        start = f"going on from step {experiment.state.step:,}" if experiment.resumed else "training"
+        start = f"going on from step {state.step:,}" if experiment.resumed else "training"
         console.print(
-            f"{start}: {recipe.name}, {resolved['train_samples']:,} samples of {size}, "
-            f"{parameters(experiment.pipeline.denoiser):,} parameters, {resolved['precision']}, in {folder}"
+            f"{start}: {name}, {resolved['train_samples']:,} samples of {size}, "
+            f"{parameters(state.model):,} parameters, {resolved['precision']}, in {experiment.folder}"
         )
     caught: list[int] = []
 
@@ -80,14 +90,13 @@ def train_run(recipe: config.Recipe, folder: Path) -> dict[str, Any]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    state = experiment.state
     if caught:
         console.print(f"stopped and saved at step {state.step:,}: the same command goes on from there")
         raise typer.Exit(128 + caught[0])
     return {
-        "run": str(folder),
+        "run": str(experiment.folder),
         "steps": state.step,
         "seconds": round(state.seconds, 1),
         "loss": event.loss if event else None,
-        "images_per_second": round(state.step * recipe.training.batch_size / max(state.seconds, 1e-9), 1),
+        "images_per_second": round(state.step * run.plan.batch_size / max(state.seconds, 1e-9), 1),
     }

@@ -2,6 +2,7 @@
 
 from undiffuse.guidance.autoguidance import Autoguidance
 from undiffuse.guidance.base import Guidance
+from undiffuse.guidance.classifier import Classifier, NoisyClassifier
 from undiffuse.guidance.classifier_free import ClassifierFree
 from undiffuse.guidance.composed import Composed
 from undiffuse.guidance.interval import Interval
@@ -12,6 +13,7 @@ GUIDANCES: dict[str, type[Guidance]] = {
     "classifier-free": ClassifierFree,
     "composed": Composed,
     "autoguidance": Autoguidance,
+    "classifier": Classifier,
     "interval": Interval,
     "rescale": Rescaled,
     "static-threshold": StaticThreshold,
@@ -21,11 +23,13 @@ GUIDANCES: dict[str, type[Guidance]] = {
 __all__ = [
     "GUIDANCES",
     "Autoguidance",
+    "Classifier",
     "ClassifierFree",
     "Composed",
     "DynamicThreshold",
     "Guidance",
     "Interval",
+    "NoisyClassifier",
     "Rescaled",
     "StaticThreshold",
 ]

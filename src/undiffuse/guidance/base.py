@@ -8,6 +8,7 @@ outermost, and what lies between may stand in any order:
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import reduce
 from typing import ClassVar, cast
 
@@ -21,6 +22,7 @@ from undiffuse.prediction import x0_of
 from undiffuse.schedule import Time, along_batch, host
 
 CONTRAST, STEER, THRESHOLD = 0, 1, 2  # from the innermost to the outermost
+UNTOLD = -30.0  # log-SNR below which x_t says nothing in float32: gradients there are rounding, divided by alpha
 Scale = float | Float[Tensor, " batch"]
 
 
@@ -120,6 +122,23 @@ def between(near: Estimate, far: Estimate, scale: Float64[Tensor, "..."]) -> Est
 def with_x0(estimate: Estimate, x0: Sample) -> Estimate:
     """The estimate that says x_0 is `x0`, and of all else what `estimate` says."""
     return Estimate(estimate.x_t, x0, estimate.level, x0_of, estimate.variance_fraction)
+
+
+def tilted(estimate: Estimate, gradient: Sample, scale: Float64[Tensor, "..."]) -> Estimate:
+    """The estimate under the density p(x_t) times exp(scale log p(y | x_t)), whose gradient in x_t is `gradient`.
+
+        noise~ = noise - sigma scale gradient,     x_0~ = x_0 + sigma^2 / alpha scale gradient,
+        F~ = F - sigma / alpha (alpha b - sigma a) scale gradient     for F = a x_0 + b noise
+
+    on what the network predicts (Dhariwal & Nichol 2021, algorithm 2). gradient: (B, ...); scale: () or (B,). Where
+    alpha is 0, x_t says nothing of y, and the estimate stays as it is.
+    """
+    level, output = estimate.level, estimate.output
+    a, b = estimate.target(level)
+    told = level.log_snr > UNTOLD
+    ratio = torch.where(told, level.sigma / level.alpha.where(told, 1.0), 0.0)
+    factor = along_batch((-ratio * (level.alpha * b - level.sigma * a) * scale).expand(len(output)), output)
+    return replace(estimate, output=output + factor * gradient.to(output.dtype))
 
 
 def chosen(values: Encoded, index: Int64[Tensor, " chosen"]) -> dict[str, Tensor]:

@@ -255,6 +255,22 @@ def _per_level(name: str, value: Any, levels: int, whole: bool) -> list[Any]:
     return values
 
 
+def check_fits(network: str, made_for: tuple[int, int, int], channels: int, *space: int) -> None:
+    """Raises: ValueError unless a sample of this shape fits a network made for (channels, axes, divisor of sides)."""
+    own_channels, dimensions, divisor = made_for
+    if channels != own_channels:
+        raise ValueError(f"the {network} was made for {own_channels} channels, not {channels}")
+    if len(space) != dimensions:
+        raise ValueError(f"the {network} was made for {' x '.join(AXES[dimensions])}, not for {len(space)} axes")
+    for name, size in zip(AXES[dimensions], space, strict=True):
+        if size < 1 or size % divisor:
+            below = size // divisor * divisor
+            near = [str(s) for s in (below, below + divisor) if s]
+            raise ValueError(
+                f"the {name} must be a multiple of {divisor} for this {network}, not {size}: use {' or '.join(near)}"
+            )
+
+
 class UNet(nn.Module):
     """network(x, c_noise, vector=None, tokens=None, image=None) -> tensor of x's shape.
 
@@ -407,18 +423,7 @@ class UNet(nn.Module):
 
     def check_shape(self, channels: int, *space: int) -> None:
         """Raises: ValueError unless samples of this shape fit, naming the allowed sizes."""
-        if channels != self.channels:
-            raise ValueError(f"the U-Net was made for {self.channels} channels, not {channels}")
-        if len(space) != self.dimensions:
-            raise ValueError(f"the U-Net was made for {' x '.join(AXES[self.dimensions])}, not for {len(space)} axes")
-        for name, size in zip(AXES[self.dimensions], space, strict=True):
-            if size < 1 or size % self.divisor:
-                below = size // self.divisor * self.divisor
-                near = [str(s) for s in (below, below + self.divisor) if s]
-                raise ValueError(
-                    f"the {name} must be a multiple of {self.divisor} for this U-Net, not {size}: "
-                    f"use {' or '.join(near)}"
-                )
+        check_fits("U-Net", (self.channels, self.dimensions, self.divisor), channels, *space)
 
     def forward(
         self,

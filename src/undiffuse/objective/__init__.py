@@ -7,7 +7,7 @@ of x_0 times c_out, so the loss is computed as weight c_out^2 |F_hat - F|^2 with
 stays finite where the error of x_0 alone would not.
 """
 
-from undiffuse.objective.base import BaseObjective, Draws, Objective, VariationalBound
+from undiffuse.objective.base import BaseObjective, Draws, Loss, Objective, PerSample, VariationalBound
 from undiffuse.objective.times import (
     TIME_LAWS,
     ImportanceTime,
@@ -25,6 +25,6 @@ OBJECTIVES: dict[str, type[BaseObjective]] = {"weighted": Objective, "variationa
 
 __all__ = [
     "EDM", "OBJECTIVES", "P2", "SNR", "TIME_LAWS", "WEIGHTS", "BaseObjective", "Bound", "Draws", "ImportanceTime",
-    "LogNormalTime", "LogitNormalTime", "MinSNR", "Objective", "Sigmoid", "Simple", "StratifiedTime", "TableTime",
-    "TimeLaw", "Uncertainty", "Uniform", "UniformTime", "VariationalBound", "Weight",
+    "LogNormalTime", "LogitNormalTime", "Loss", "MinSNR", "Objective", "PerSample", "Sigmoid", "Simple",
+    "StratifiedTime", "TableTime", "TimeLaw", "Uncertainty", "Uniform", "UniformTime", "VariationalBound", "Weight",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Float64
@@ -34,7 +34,19 @@ class Draws(NamedTuple):
     drop: Drop
 
 
-class BaseObjective(nn.Module, ABC):
+class Loss(nn.Module, ABC):
+    """What a module is trained by: draws that belong to the samples, and a loss for each of them."""
+
+    @abstractmethod
+    def draw(self, module: Any, source: NoiseSource, /) -> Any:
+        """The randomness of a batch, from its samples' own streams."""
+
+    @abstractmethod
+    def forward(self, module: Any, x0: Sample, condition: Mapping[str, Any], draws: Any, /) -> Float[Tensor, " batch"]:
+        """The loss of each sample of x0 (B, ...)."""
+
+
+class BaseObjective(Loss):
     """Draws, and the denoiser called on them; a subclass says what the estimate costs.
 
     times: a name in `TIME_LAWS`, or an instance; drop: the probability with which a sample's conditions are dropped

@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from undiffuse.noise import NoiseSource
-from undiffuse.objective import BaseObjective
 from undiffuse.training import ema
 from undiffuse.training.state import TrainState
 
@@ -24,7 +23,7 @@ def learning_rate_factor(step: int, warmup: int, total: int | None) -> float:
 
 
 def train(
-    state: TrainState,
+    state: TrainState[Any],
     batch: Callable[[int], Batch],
     *,
     learning_rate: float,
@@ -38,14 +37,13 @@ def train(
     state.total may be set while the loop runs, no later than the end of the warm-up. Between two yields the state is
     whole: it can be saved, or the loop left.
     """
-    denoiser, objective = state.denoiser, state.objective
-    assert isinstance(objective, BaseObjective)
-    denoiser.train()
+    model, objective = state.model, state.objective
+    model.train()
     while state.total is None or state.step < state.total:
         samples, conditions, seeds = batch(state.step)
         torch.manual_seed(int(seeds[0]))  # of the run and the position; dropout is the one user of this generator
-        draws = objective.draw(denoiser, NoiseSource(seeds, samples.shape[1:], samples.device))
-        loss = objective(denoiser, samples, conditions, draws).mean()
+        draws = objective.draw(model, NoiseSource(seeds, samples.shape[1:], samples.device))
+        loss = objective(model, samples, conditions, draws).mean()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(state.parameters, clip)
         for group in state.optimizer.param_groups:
@@ -55,18 +53,17 @@ def train(
         state.step += 1
         bad = ~(loss.detach() + norm).isfinite() & (state.first_bad < 0)
         state.first_bad = torch.where(bad, state.step, state.first_bad)
-        ema.update(state.average, denoiser, state.step, ema_width)
+        ema.update(state.average, model, state.step, ema_width)
         yield loss.detach()
 
 
 @torch.no_grad()
-def validation_loss(state: TrainState, batches: Callable[[], Iterator[Batch]]) -> dict[str, Any]:
+def validation_loss(state: TrainState[Any], batches: Callable[[], Iterator[Batch]]) -> dict[str, Any]:
     """The averaged weights' loss on held-out samples, with the same noise and times at every call.
 
     Returns {"validation_loss": mean, "validation_samples": count}.
     """
     objective = state.objective
-    assert isinstance(objective, BaseObjective)
     losses = []
     for samples, conditions, seeds in batches():
         source = NoiseSource(seeds, samples.shape[1:], samples.device)

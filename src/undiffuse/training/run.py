@@ -77,7 +77,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 class Run:
     """The files of one training run, and its loop."""
 
-    def __init__(self, folder: Path, state: TrainState, plan: Plan) -> None:
+    def __init__(self, folder: Path, state: TrainState[Any], plan: Plan) -> None:
         self.folder, self.state, self.plan = folder, state, plan
         self.stopping = False
 

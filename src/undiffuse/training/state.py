@@ -2,28 +2,33 @@
 
 import copy
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from undiffuse.denoiser import Denoiser
 from undiffuse.errors import InputError
+from undiffuse.objective import Loss
 from undiffuse.weights import fill, read, write
 
 FORMAT = 1  # of checkpoints; a file of a higher number is refused
 
 
-class TrainState:
+M = TypeVar("M", bound=nn.Module)
+
+
+class TrainState(Generic[M]):
     """Weights, their average, the optimizer's moments and the step: all that a resumed run needs.
 
     Data order, noise and augmentation are functions of the step, so there is no generator state to keep.
+    model: what is trained, a denoiser or a classifier; objective: its loss, which may learn weights of its own;
     total: the number of steps of the whole run, None until a budget in minutes has become one.
     """
 
-    def __init__(self, denoiser: Denoiser, objective: nn.Module, learning_rate: float, weight_decay: float) -> None:
-        self.denoiser, self.objective = denoiser, objective
-        self.average = copy.deepcopy(denoiser).requires_grad_(False).eval()
-        parameters = [*denoiser.parameters(), *objective.parameters()]
+    def __init__(self, model: M, objective: Loss, learning_rate: float, weight_decay: float) -> None:
+        self.model, self.objective = model, objective
+        self.average = copy.deepcopy(model).requires_grad_(False).eval()
+        parameters = [*model.parameters(), *objective.parameters()]
         self.optimizer = torch.optim.AdamW(
             parameters, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99), fused=True
         )
@@ -33,6 +38,11 @@ class TrainState:
         self.seconds = 0.0  # of training so far, over all sessions
         # the first step whose loss or gradient was not finite, or -1; a tensor, so that nothing waits for it
         self.first_bad = torch.full((), -1, dtype=torch.int64, device=parameters[0].device)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps of the run were taken."""
+        return self.total is not None and self.step >= self.total
 
     def check_finite(self) -> None:
         """Raises: InputError if a step since the last check went to NaN or infinity. Waits for the device."""
@@ -84,4 +94,4 @@ class TrainState:
         self.step, self.total, self.seconds = about["step"], about["total"], about["seconds"]
 
     def _modules(self) -> dict[str, nn.Module]:
-        return {"model": self.denoiser, "average": self.average, "objective": self.objective}
+        return {"model": self.model, "average": self.average, "objective": self.objective}
