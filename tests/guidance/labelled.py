@@ -79,3 +79,15 @@ class Labelled(BaseDenoiser):
         """log p(x_t | label), one label for each sample or for all."""
         labels = torch.as_tensor(label).expand(len(x))
         return torch.stack([expert.log_prob(x, t) for expert in self.experts])[labels, torch.arange(len(x))]
+
+
+class Law:
+    """Some law of three classes given x_t, for tests of what a classifier's guidance promises whatever it says."""
+
+    classes = ("0", "1", "2")
+    schedule = Cosine()
+
+    def log_prob(self, x, t):
+        features = torch.sin(2 * x.flatten(1))
+        weight = torch.linspace(-1, 1, 3 * features.shape[1], dtype=x.dtype, device=x.device).reshape(-1, 3)
+        return (features @ weight).log_softmax(1)

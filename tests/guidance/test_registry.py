@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from guidance.labelled import LABELS, READINGS, T, TwiceTheChannels, X, toy
+from guidance.labelled import LABELS, READINGS, Law, T, TwiceTheChannels, X, toy
 from undiffuse import Denoiser, InputError
 from undiffuse.guidance import (
     GUIDANCES,
     Autoguidance,
+    Classifier,
     ClassifierFree,
     Composed,
     DynamicThreshold,
@@ -56,6 +57,7 @@ CASES = {
     "classifier-free": Case(lambda d, y, s: ClassifierFree(d, s).given(label=y), 1.0, 3.0),
     "composed": Case(lambda d, y, s: Composed(d, [({"label": y}, s), ({"label": 1}, (s - 1) / 2)]).given(), 1.0, 3.0),
     "autoguidance": Case(lambda d, y, s: Autoguidance(d, weak(d), s).given(label=y), 1.0, 3.0),
+    "classifier": Case(lambda d, y, s: Classifier(d, Law(), s).given(label=y), 0.0, 3.0),
     "interval": Case(lambda d, y, s: Interval(ClassifierFree(d, s), *MIDDLE).given(label=y), 1.0, 3.0),
     "rescale": Case(lambda d, y, s: Rescaled(ClassifierFree(d, 3.0), s).given(label=y), 0.0, 0.7, tripled),
     "static-threshold": Case(
@@ -142,6 +144,7 @@ AROUND = {
     "classifier-free": lambda d: ClassifierFree(d, 2.0),
     "composed": lambda d: Composed(d, [({"label": LABELS}, 2.0), ({"label": 1}, 0.5)]),
     "autoguidance": lambda d: Autoguidance(d, weak(d), 1.5),
+    "classifier": lambda d: Classifier(d, Law(), 2.0),
     "interval": lambda d: Interval(d, *MIDDLE),
     "rescale": lambda d: Rescaled(d, 0.7),
     "static-threshold": lambda d: StaticThreshold(d, 0.8),
@@ -166,7 +169,7 @@ def test_every_pair_composes_or_says_in_which_order_it_would(outer, inner):
         message = f"{kinds[0].__name__} cannot go around {kinds[1].__name__}"
     else:
         guidance = AROUND[outer](around(inner, toy()))
-        given = {} if "composed" in (outer, inner) else {"label": LABELS}
+        given = {} if "composed" in (outer, inner) and outer != "classifier" else {"label": LABELS}
         both, condition = guidance.both, guidance.encode(given)
         without, guided = both(X.double(), T, condition)
         assert_close(without.x0, guidance.plain(X.double(), T, condition).x0)

@@ -138,6 +138,7 @@ class Classifier(Guidance):
         return numbers.long()
 
     def both(self, x_t: Sample, t: Time, condition: Encoded | None = None) -> tuple[Estimate, Estimate]:
+        self.check_batch(len(x_t))
         condition = self.encode({}) if condition is None else condition
         plain = self.plain(x_t, t, condition)
         if not bool(self.scale.any()):

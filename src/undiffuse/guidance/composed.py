@@ -43,6 +43,11 @@ class Composed(Contrast):
         super().__init__(denoiser, scales, towards / torch.where(whole > 0, whole, 1.0), sequential)
         self.parts = [dict(condition) for condition, _ in parts]
 
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The names that the parts have not said already."""
+        return tuple(name for name in self.denoiser.conditions if not any(name in part for part in self.parts))
+
     def encode(self, condition: Mapping[str, object], drop: Drop | None = None) -> Encoded:
         """Per input (B, 1 + K, ...): the null, then the parts."""
         for name in condition:
