@@ -80,11 +80,12 @@ class Flip(Augmentation):
 class Geometric(Augmentation):
     """Mirror, scale, turn, stretch and shift at random, and say what was done: non-leaking augmentation.
 
-        left and right, top and bottom mirrored     a fair coin each
-        scaled                                      by 2^(n / 5)
-        turned                                      by an angle from U(-pi, pi)
-        stretched, and squeezed across              by 2^(n / 5) along a direction from U(-pi / 2, pi / 2)
-        shifted right, and down                     by n / 8 of the width, and of the height
+        mirrored, left and right        if a fair coin says so
+        mirrored, top and bottom        if a fair coin says so
+        scaled                          by 2^(n / 5)
+        turned                          by an angle from U(-pi, pi), from right to down
+        stretched, squeezed across      by 2^(n / 5), along a direction from U(-pi / 2, pi / 2)
+        shifted right and down          by n / 8 of the width and n / 8 of the height
 
     in this order, with an n from N(0, 1) in each place. Each line is done with the probability `probability`, on its
     own. All of it is one affine map, applied once: bicubic, the picture mirrored beyond its edges. Pictures that

@@ -9,9 +9,7 @@ from undiffuse.errors import InputError
 BLOCK = 2048  # rows compared at once: 32 MB of distances
 
 
-def precision_recall(
-    real: Float[Tensor, "n d"], generated: Float[Tensor, "m d"], k: int = 3
-) -> dict[str, float | int]:
+def precision_recall(real: Float[Tensor, "n d"], generated: Float[Tensor, "m d"], k: int = 3) -> dict[str, float | int]:
     """Improved precision and recall, over the balls that reach to each feature's k-th nearest of its own set.
 
         precision    share of generated features that lie in the ball of some real one
