@@ -15,7 +15,6 @@ from undiffuse.errors import InputError
 from undiffuse.examples import balanced
 from undiffuse.experiment import load_experiment_data
 
-
 JUDGE = evaluation.Judge
 JUDGES: list[evaluation.Judge] = []
 
