@@ -156,6 +156,15 @@ def test_batches_carry_the_description_and_what_lies_beside_a_picture_goes_with_
     assert torch.equal(again[0], samples) and torch.equal(again[1]["told"], conditions["told"])
 
 
+def test_floats_are_blended_as_bytes_are_and_classes_are_not():
+    augment = Geometric(1.0)
+    bytes_, floats, classes = (augment(PICTURES.to(kind), U) for kind in (torch.uint8, torch.float32, torch.int64))
+    assert torch.equal(floats.round().clamp(0, 255).byte(), bytes_) and floats.dtype == torch.float32
+    assert classes.dtype == torch.int64
+    for picture, found in zip(PICTURES, classes, strict=True):
+        assert set(found.flatten().tolist()) <= set(picture.flatten().tolist())
+
+
 @pytest.mark.parametrize("probability", [-0.1, 1.5, math.nan])
 def test_a_probability_that_is_none_is_refused(probability):
     with pytest.raises(InputError, match=r"in \[0, 1\], not"):

@@ -125,7 +125,7 @@ class Geometric(Augmentation):
     ) -> Shaped[Tensor, "batch channels height width"]:
         told = self._told(u)
         grid = F.affine_grid(_origins(told, *batch.shape[2:]).float(), list(batch.shape), align_corners=False)
-        mode = "bicubic" if batch.dtype == torch.uint8 else "nearest"
+        mode = "bicubic" if batch.dtype == torch.uint8 or batch.is_floating_point() else "nearest"
         moved = F.grid_sample(batch.float(), grid, mode, padding_mode="reflection", align_corners=False)
         moved = moved.round().clamp(0, 255) if batch.dtype == torch.uint8 else moved
         return torch.where((told != 0).any(1).view(-1, 1, 1, 1), moved.to(batch.dtype), batch)
