@@ -150,11 +150,11 @@ class ClassifierExperiment:
 
     def train(self) -> Iterator[Event]:
         """Train to the end of the recipe's budget; yields events. See `undiffuse.training.Run`."""
-        shape, training = self.shape, self.recipe.training
+        training = self.recipe.training
         feed = Feed(
             self.split.train,
             self.codec.encode,
-            augmentation(self.of, (shape[0], shape[1], shape[2])),
+            augmentation(self.of, self.shape),
             training.batch_size,
             training.seed,
             self.device,

@@ -53,7 +53,7 @@ def check(model: Pipeline, contenders: Sequence[Contender], guidance: float | No
         raise InputError(f"a comparison needs at least 2 samples, not {n}")
     for name, steps in contenders:
         model.check_sampling(name, steps)
-    if model.denoiser.conditioner is None:
+    if not model.parts:
         model.guided(guidance)
 
 

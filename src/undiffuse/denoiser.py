@@ -240,9 +240,9 @@ class Denoiser(BaseDenoiser):
 
     @property
     def droppable(self) -> tuple[str, ...]:
-        """The names of the conditions that have a null."""
+        """The names of the conditions that are dropped in training."""
         parts = getattr(self.conditioner, "parts", {})
-        return tuple(name for name, part in parts.items() if getattr(part, "optional", True))
+        return tuple(name for name, part in parts.items() if getattr(part, "droppable", True))
 
     def encode(self, condition: Mapping[str, object], drop: Drop | None = None) -> Encoded:
         if self.conditioner is None:

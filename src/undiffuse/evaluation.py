@@ -37,6 +37,10 @@ FULL_STEPS = 1000
 BOUND_SAMPLES, BOUND_DRAWS = 512, 16  # held-out samples, and levels of each
 HELD_OUT_CONDITIONS = "Under the conditions of held-out samples"
 GUIDANCES = (0.0, 1.0, 2.0, 4.0)
+CURVE = (1.0, 1.5, 2.0, 3.0, 5.0)  # guidance scales that are measured
+CURVE_FEWEST = 100  # samples a scale, under which precision and recall say little
+CURVE_SHARE = 0.2  # of the time that is left to a deadline; the sweep has the rest
+CURVE_NEIGHBOUR = 3
 Say = Callable[[str, float], None]
 
 
@@ -117,9 +121,9 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a run folder on n samples.
 
-    sweep_n: samples per point of the sweep over samplers; deadline: a time.monotonic() before which the work should be
-    done, for which the sweep's samples are made fewer (not under 50); say(what, share done): progress; sampler, steps,
-    grid: other than the run's defaults, for the main numbers.
+    sweep_n: samples per point of the sweep over samplers, and per guidance scale; deadline: a time.monotonic() before
+    which the work should be done, for which these are made fewer (not under 50; under 100, guidance scales are left
+    out); say(what, share done): progress; sampler, steps, grid: other than the run's defaults, for the main numbers.
 
     Raises: InputError for a folder that is no run, data that is no longer there, and samplers that cannot run.
     """
@@ -218,11 +222,19 @@ def evaluate(
     pictures["full_ddpm"] = image.grid(full, columns=8, padding=2)
     numbers["full_ddpm"] = {"n": 16, "steps": steps, "guidance": 1.0, "seconds": round(seconds_full, 2)}
 
-    if deadline is not None:
-        calls_per_second = model.sampling["steps"] * n * (1 if guidance == 1.0 else 2) / seconds
-        affordable = (deadline - time.monotonic()) * calls_per_second / sum(sum(steps) for *_, steps in SWEEP)
-        sweep_n = int(min(sweep_n, max(50, affordable)))
-    numbers["sweep"] = _sweep(model, split, judge, min(sweep_n, len(judge.train)), pictures, say)
+    calls_per_second = model.sampling["steps"] * n * (1 if guidance == 1.0 else 2) / seconds
+
+    def affordable(calls: int, share: float, least: int) -> int:
+        """How many samples of so many calls there is time for: sweep_n at most, and `least` at least."""
+        left = np.inf if deadline is None else deadline - time.monotonic()
+        return int(min(sweep_n, max(least, share * left * calls_per_second / calls)))
+
+    if "guidance" in pictures and judge.classifier is not None:
+        calls = model.sampling["steps"] * sum(1 if scale == 1.0 else 2 for scale in CURVE)
+        many = min(affordable(calls, CURVE_SHARE, 0), len(judge.train), len(judge.held_out))
+        numbers["guidance"] = _curve(model, split, judge, many, pictures, say)
+    many = affordable(sum(sum(steps) for *_, steps in SWEEP), 1.0, 50)
+    numbers["sweep"] = _sweep(model, split, judge, min(many, len(judge.train)), pictures, say)
     return evaluation
 
 
@@ -295,6 +307,41 @@ def _neighbours(images: Tensor, train: Tensor) -> tuple[np.ndarray, dict[str, An
 def _guidance_row(model: Pipeline, split: Split, scale: float) -> np.ndarray:
     """Ten samples at one guidance scale, from the same seeds and labels as every other row."""
     return model.sample(10, seed=0, guidance=scale, **conditions_in_turn(model, split, 10))
+
+
+def _curve(
+    model: Pipeline, split: Split, judge: Judge, n: int, pictures: dict[str, bytes | np.ndarray], say: Say
+) -> dict[str, Any]:
+    """What guidance gives and takes: label agreement, precision, recall and Frechet distance for each scale."""
+    if n < CURVE_FEWEST:
+        return {"n": n, "fewest": CURVE_FEWEST, "rows": []}
+    condition = conditions_in_turn(model, split, n)
+    held_out = judge.features(judge.held_out[balanced(split.held_out, n)])
+
+    def measured(images: Tensor) -> dict[str, float]:
+        found = metrics.precision_recall(held_out, judge.features(images), CURVE_NEIGHBOUR)
+        return {name: round(float(found[name]), 4) for name in ("precision", "recall")}
+
+    rows: list[dict[str, Any]] = []
+    for scale in CURVE:
+        say(f"{n} samples with guidance {scale:g}", 0.55)
+        samples, seconds = _timed(model, n, condition, guidance=scale)
+        images = channels_first(samples)
+        assert judge.classifier is not None
+        agreement = metrics.label_agreement(judge.classifier, images, condition[str(model.label)])
+        rows.append(
+            {
+                "scale": scale,
+                "accuracy": round(agreement["share"], 4),
+                "frechet_distance": round(judge.distance(images), 4),
+                **measured(images),
+                "seconds": round(seconds, 3),
+            }
+        )
+    real = {"frechet_distance": round(float(np.mean(judge.real(n))), 4), **measured(judge.shuffled_train[:n])}
+    pictures["guidance_curve"] = plots.to_png(plots.guidance(rows, real, judge.features_name))
+    how = {name: model.sampling[name] for name in ("sampler", "grid", "steps")}
+    return {"n": n, "k": CURVE_NEIGHBOUR, "seeds": f"0-{n - 1}", **how, "training": real, "rows": rows}
 
 
 def _sweep(

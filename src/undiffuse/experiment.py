@@ -3,7 +3,7 @@
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ from torch import Tensor
 import undiffuse
 from undiffuse import config, pipeline
 from undiffuse.codecs import Pixels
-from undiffuse.conditioning import CONDITIONS
+from undiffuse.conditioning import CONDITIONS, Augmentation, Condition
 from undiffuse.config import ObjectiveSection, Recipe
-from undiffuse.data import SOURCES, Augment, Dataset, Flip, RandomCrop, Split
+from undiffuse.data import SOURCES, Augment, Dataset, Flip, Geometric, RandomCrop, Split
 from undiffuse.data.feed import Feed
 from undiffuse.errors import InputError
 from undiffuse.examples import centred, conditions_by_class, conditions_of
@@ -37,7 +37,9 @@ def load_data(recipe: Recipe) -> Split:
     load = SOURCES[recipe.data.source]
     sections = {name: condition.model_dump() for name, condition in recipe.condition.items()}
     conditions = {
-        name: section for name, section in sections.items() if not CONDITIONS[section["name"]].derives(section)
+        name: section
+        for name, section in sections.items()
+        if not (CONDITIONS[section["name"]].told or CONDITIONS[section["name"]].derives(section))
     }
     offered = {**recipe.data.model_dump(), **recipe.image.model_dump(), "conditions": conditions}
     wanted = {name: offered[name] for name in inspect.signature(load).parameters if name in offered}
@@ -73,13 +75,14 @@ def sample_shape(recipe: Recipe, dataset: Dataset) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def augmentation(recipe: Recipe, shape: tuple[int, int, int]) -> Augment:
-    """What the recipe does to a training sample each time it is seen."""
+def augmentation(recipe: Recipe, shape: Sequence[int], told: Iterable[Condition] = ()) -> Augment:
+    """What is done to a training sample each time it is seen: a crop, a flip, then what the model is told of."""
     steps: list[Any] = []
     if recipe.image.crop == "random":
         steps.append(RandomCrop(*shape[1:]))
     if recipe.image.flip != "none":
         steps.append(Flip(recipe.image.flip))
+    steps += [Geometric(part.probability) for part in told if isinstance(part, Augmentation)]
     return Augment(steps)
 
 
@@ -101,8 +104,11 @@ def check_conditions(recipe: Recipe, split: Split, model: Pipeline) -> None:
     denoiser = model.guided(1.0, **conditions_of(split.train, few, model))
     model.fitting(denoiser, model.shape)
     for name in recipe.objective.drop_each:
-        if not model.parts[name].optional:
-            raise InputError(f"objective.drop_each drops {name!r}, which is not optional: there is no null for it")
+        if name not in model.denoiser.droppable:
+            why = "is told in training alone, and always" if name in model.told else "is not optional: it has no null"
+            raise InputError(f"objective.drop_each drops {name!r}, which {why}")
+    if len(model.told) > 1:
+        raise InputError(f"pictures are augmented once, but {' and '.join(model.told)} would each be told of it")
 
 
 def bf16_pays(device: torch.device) -> bool:
@@ -226,7 +232,7 @@ class Experiment:
         self.pipeline.check_sampling()
         check_conditions(recipe, self.split, self.pipeline)
         self.pipeline.codec.encode(self.split.train.samples[:1])
-        if recipe.condition:
+        if self.pipeline.parts:
             self.pipeline.check_guidance()
             dropped = section.drop > 0 or any(section.drop_each.values())
             if recipe.sampling.guidance != 1 and not dropped:
@@ -251,16 +257,17 @@ class Experiment:
 
     def train(self, preview: bool = True) -> Iterator[Event]:
         """Train to the end of the recipe's budget; yields events. See `undiffuse.training.Run`."""
-        shape, parts = self.pipeline.shape, self.pipeline.parts
+        parts = self.pipeline.parts
         feed = Feed(
             self.split.train,
             self.pipeline.codec.encode,
-            augmentation(self.recipe, (shape[0], shape[1], shape[2])),
+            augmentation(self.recipe, self.pipeline.shape, self.pipeline.told.values()),
             self.recipe.training.batch_size,
             self.recipe.training.seed,
             self.device,
             paired=[name for name, part in parts.items() if part.shares_space and not part.derived],
             derive={name: part.derive for name, part in parts.items() if part.derived},
+            told=list(self.pipeline.told),
         )
         draw: Callable[[int], None] | None = self.preview if preview else None
         yield from self.run.train(feed.batch, self.held_out, draw)

@@ -60,11 +60,17 @@ class Pipeline:
 
     @property
     def parts(self) -> dict[str, Condition]:
-        """The conditions that the model takes, by name."""
+        """The conditions that the model can be asked for, by name."""
+        return {name: part for name, part in self._every_part() if not part.told}
+
+    @property
+    def told(self) -> dict[str, Condition]:
+        """The conditions that it was told in training alone, by name."""
+        return {name: part for name, part in self._every_part() if part.told}
+
+    def _every_part(self) -> list[tuple[str, Condition]]:
         conditioner = self.denoiser.conditioner
-        return (
-            {name: conditioner.part(name) for name in conditioner.parts} if isinstance(conditioner, Conditioner) else {}
-        )
+        return [(n, conditioner.part(n)) for n in conditioner.parts] if isinstance(conditioner, Conditioner) else []
 
     @property
     def label(self) -> str | None:

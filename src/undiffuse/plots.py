@@ -124,6 +124,32 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":")
 
 
+def guidance(rows: Sequence[Mapping[str, Any]], real: Mapping[str, float], measured: str) -> Figure:
+    """What guidance gives and takes: shares (accuracy, precision, recall) and Frechet distance against its scale.
+
+    rows: as `undiffuse.evaluation` has them; real: the same of real training images; measured: the features.
+    """
+    figure = Figure(figsize=(9, 3))
+    shares, distance = figure.subplots(1, 2)
+    scales = [row["scale"] for row in rows]
+    for i, key in enumerate(("accuracy", "precision", "recall", "frechet_distance")):
+        axis = distance if key == "frechet_distance" else shares
+        style = {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": LINES[i % 3]}
+        axis.plot(scales, [row[key] for row in rows], label=key, markersize=4, **style)
+        if key in real:
+            axis.axhline(real[key], color=COLOURS[i], linewidth=0.9, linestyle=":")
+    for axis in (shares, distance):
+        axis.set_xticks(scales, [f"{scale:g}" for scale in scales])
+        axis.set_xlabel("guidance scale (1 = conditional)")
+        axis.set_title("dotted: real training images", fontsize=9)
+    shares.set(ylabel="share of samples, or of held-out images", ylim=(0, 1.02))
+    shares.legend(fontsize=7)
+    distance.set_ylim(bottom=0)
+    distance.set_ylabel(f"Frechet distance over\n{measured}", fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
 def _apart(values: Sequence[float]) -> list[float]:
     """Of rising values those that are far enough from each other to be written on a logarithmic axis."""
     kept: list[float] = []

@@ -4,7 +4,7 @@ import base64
 import html
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,32 @@ def three_numbers(numbers: dict[str, Any]) -> list[tuple[str, str]]:
     return [*shown, (f"{seconds:.1f} s", f"for {numbers['samples']['n']} samples")]
 
 
+def note(text: str) -> str:
+    return f'<p class="note">{html.escape(text)}</p>'
+
+
+def _guidance(curve: dict[str, Any], pictures: Mapping[str, bytes | np.ndarray]) -> list[str]:
+    """The measured curve, or why there is none."""
+    if not curve["rows"]:
+        return [note(f"Not measured: it takes {curve['fewest']} samples a scale, and there was room for {curve['n']}.")]
+    real, measured = curve["training"], ("accuracy", "precision", "recall", "frechet_distance")
+    rows = [
+        (f"{row['scale']:g}", *(f"{row[name]:.3f}" for name in measured), f"{row['seconds']:.2f}")
+        for row in curve["rows"]
+    ]
+    rows.append(("real training images", "", *(f"{real[name]:.3f}" for name in measured[1:]), ""))
+    return [
+        _image(pictures["guidance_curve"], "accuracy, precision, recall and Frechet distance against guidance"),
+        _table(rows, ("scale", "accuracy", "precision", "recall", "Frechet distance", "seconds")),
+        note(
+            f"{curve['n']} samples a row, seeds {curve['seeds']}, by {curve['sampler']} in {curve['steps']} steps on "
+            f"the grid {curve['grid']}. Accuracy: the share recognised as the class asked for. Precision: samples "
+            f"within reach of a held-out image; recall: held-out images within reach of a sample (reach: the "
+            f"neighbour number {curve['k']}; {curve['n']} held-out images, the same features as the distance)."
+        ),
+    ]
+
+
 def to_html(evaluation: Evaluation) -> str:
     """The whole report."""
     numbers, pictures = evaluation.numbers, evaluation.pictures
@@ -89,9 +115,6 @@ def to_html(evaluation: Evaluation) -> str:
 
     def section(title: str, *content: str) -> None:
         parts.append(f"<h2>{html.escape(title)}</h2>" + "".join(content))
-
-    def note(text: str) -> str:
-        return f'<p class="note">{html.escape(text)}</p>'
 
     near = numbers["grid"] == HELD_OUT_CONDITIONS
     big = "".join(f"<div><b>{html.escape(v)}</b>{html.escape(what)}</div>" for v, what in three_numbers(numbers))
@@ -192,6 +215,8 @@ def to_html(evaluation: Evaluation) -> str:
             _image(pictures["guidance"], "the same seeds under four guidance scales"),
             note(f"Rows: scale {shown} (0 = unconditional, 1 = conditional); the same seeds and classes in each row."),
         )
+    if "guidance" in numbers:
+        section("What guidance gives and takes", *_guidance(numbers["guidance"], pictures))
     nearest = numbers["neighbours"]
     section(
         "Nearest training images",

@@ -55,13 +55,14 @@ OTHER = {
     "embeddings": RAW["embeddings"] * 2,
 }
 SHAPES = {"vector": (8,), "image": (4, 4), "tokens": (6,)}  # of what a network is given, but for channels and length
-every_kind = pytest.mark.parametrize("name", CONDITIONS)
+ASKED = [name for name, kind in CONDITIONS.items() if not kind.told]
+every_kind = pytest.mark.parametrize("name", ASKED)
 
 
 @pytest.fixture
 def conditioner():
     torch.manual_seed(0)
-    return Conditioner({name: MADE[name]() for name in CONDITIONS})
+    return Conditioner({name: MADE[name]() for name in ASKED})
 
 
 @every_kind
@@ -106,12 +107,12 @@ def test_without_a_null_a_condition_must_be_given_and_is_not_dropped_together_wi
 def test_conditions_that_feed_the_same_input_are_added_or_laid_one_after_the_other(conditioner):
     given = {name: part(part.read(RAW[name])) for name, part in conditioner.parts.items()}
     null = {name: part.null() for name, part in conditioner.parts.items()}
-    for present in ([], ["label"], ["image", "tokens"], list(CONDITIONS)):
+    for present in ([], ["label"], ["image", "tokens"], ASKED):
         encoded = conditioner.encode({name: RAW[name] for name in present})
-        parts = {name: given[name] if name in present else null[name] for name in CONDITIONS}
+        parts = {name: given[name] if name in present else null[name] for name in ASKED}
         assert set(encoded) == {"vector", "tokens", "image"}
         assert_close(encoded["vector"], sum(parts[n] for n in ("label", "labels", "vector", "encoded-image")))
-        if present in ([], list(CONDITIONS)):
+        if present in ([], ASKED):
             assert_close(encoded["image"], torch.cat([parts["image"], parts["mask"]], 1))
             assert_close(encoded["tokens"], torch.cat([parts["tokens"], parts["embeddings"]], 1))
     beside = conditioner.encode({"image": RAW["image"]})["image"]  # the mask's null has one pixel and one sample
@@ -122,7 +123,7 @@ def test_each_condition_can_be_dropped_by_itself(conditioner):
     drop = {"label": torch.tensor([True, False, False]), "tokens": torch.tensor([False, False, True])}
     encoded = conditioner.encode(RAW, drop)
     for i in range(3):
-        kept = {name: RAW[name][i : i + 1] for name in CONDITIONS if name not in drop or not drop[name][i]}
+        kept = {name: RAW[name][i : i + 1] for name in ASKED if name not in drop or not drop[name][i]}
         alone = conditioner.encode(kept)
         for feeds, value in alone.items():
             assert_close(encoded[feeds][i : i + 1], value)
@@ -136,9 +137,9 @@ def test_the_output_of_a_denoiser_depends_on_the_time_and_on_every_condition(con
         torch.nn.init.normal_(parameter, std=0.2)
     denoiser, x = Denoiser(network, Cosine(), conditioner=conditioner), torch.randn(3, 1, 4, 4)
     output = denoiser(x, 0.5, denoiser.encode(RAW)).output
-    assert denoiser.droppable == tuple(CONDITIONS)
+    assert denoiser.droppable == tuple(ASKED)
     others = [denoiser(x, 0.6, denoiser.encode(RAW)).output]
-    others += [denoiser(x, 0.5, denoiser.encode(RAW | {name: OTHER[name]})).output for name in CONDITIONS]
+    others += [denoiser(x, 0.5, denoiser.encode(RAW | {name: OTHER[name]})).output for name in ASKED]
     for other in others:
         assert ((other - output).abs().amax((1, 2, 3)) > 2e-6).all()
     (output + denoiser(x, 0.5).output).sum().backward()

@@ -22,7 +22,7 @@ ARRAYS = {
 }
 
 
-@pytest.mark.parametrize("kind", CONDITIONS)
+@pytest.mark.parametrize("kind", [name for name, kind in CONDITIONS.items() if not kind.told])
 def test_every_kind_is_read_from_arrays_and_by_its_condition(tmp_path, kind):
     assert kind in columns.KINDS
     np.savez(tmp_path / "data.npz", images=IMAGES, mine=ARRAYS[kind])
@@ -58,7 +58,7 @@ def test_the_samples_are_no_condition_whatever_it_is_called(tmp_path, name):
 def test_every_kind_is_read_from_tables_too_or_refused_by_name():
     for kind in (*CONDITIONS, "angle"):
         if kind not in columns.KINDS:
-            with pytest.raises(InputError, match="unknown kind of condition 'angle'"):
+            with pytest.raises(InputError, match=f"unknown kind of condition {kind!r}"):
                 columns.wanted({"x": kind})
 
 

@@ -53,6 +53,8 @@ EXPORTED = {
         UNET, schedule={"name": "scaled-linear", "zero_terminal": True}, prediction={"name": "v"}),
     "a table of 50 steps, told the time": recipe(
         UNET, schedule={"name": "cosine-table", "steps": 50}, prediction={"name": "x0", "label": "time"}),
+    "a label, told of its augmentation": recipe(
+        UNET, {**LABEL["condition"], "done": {"name": "augmentation", "probability": 0.2}}, LABEL["facts"]),
     "a picture beside": recipe(UNET, **PICTURE, shape=(3, 8, 16)),
     "text": recipe({**UNET, "attention": [True, False], "middle_attention": True, "heads": [2, 4], "depth": [2, 1]},
                    **TEXT),

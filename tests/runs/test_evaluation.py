@@ -3,13 +3,26 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from undiffuse import evaluation, report
+import undiffuse
+from undiffuse import evaluation, metrics, report
 from undiffuse.data.dataset import turns
 from undiffuse.errors import InputError
+from undiffuse.examples import balanced
+from undiffuse.experiment import load_experiment_data
+
+JUDGE = evaluation.Judge
+JUDGES: list[evaluation.Judge] = []
+
+
+def remembered(*arguments: Any) -> evaluation.Judge:
+    """The judge of an evaluation, kept: to train another takes seconds."""
+    JUDGES.append(JUDGE(*arguments))
+    return JUDGES[-1]
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +32,9 @@ def result(run: Path) -> evaluation.Evaluation:
     patch.setattr(
         evaluation, "SWEEP", tuple((name, sampler, grid, (2, 3)) for name, sampler, grid, _ in evaluation.SWEEP)
     )
+    patch.setattr(evaluation, "Judge", remembered)
+    patch.setattr(evaluation, "CURVE", (1.0, 3.0))
+    patch.setattr(evaluation, "CURVE_FEWEST", 20)
     made = evaluation.evaluate(run, n=40, sweep_n=20)
     patch.undo()
     return made
@@ -40,9 +56,9 @@ def test_the_report_is_one_file_with_its_pictures_inside(run: Path, result: eval
     path = report.write(run, result)
     page = path.read_text()
     assert json.loads((run / "evaluation.json").read_text()) == json.loads(json.dumps(result.numbers))
-    assert page.count("data:image/png;base64,") == len(result.pictures) == 10
+    assert page.count("data:image/png;base64,") == len(result.pictures) == 11
     assert not re.search(r"(src|href)=\"(?!data:)", page)
-    assert "This is not FID" in page
+    assert "This is not FID" in page and "20 samples a row, seeds 0-19, by dpm++ in 20 steps" in page
 
 
 def test_an_early_deadline_shrinks_the_sweep(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,6 +66,24 @@ def test_an_early_deadline_shrinks_the_sweep(run: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(evaluation, "SWEEP", evaluation.SWEEP[:1])
     made = evaluation.evaluate(run, n=10, sweep_n=70, deadline=0.0)
     assert made.numbers["sweep"]["n"] == 50
+    assert made.numbers["guidance"]["rows"] == [] and "guidance_curve" not in made.pictures
+    assert "Not measured: it takes 100 samples a scale" in report.to_html(made)
+
+
+def test_the_guidance_curve_is_measured_on_the_same_seeds_and_classes(run: Path, result: evaluation.Evaluation) -> None:
+    curve = result.numbers["guidance"]
+    assert curve["n"] == 20 and [row["scale"] for row in curve["rows"]] == [1.0, 3.0]
+    model, split, judge = undiffuse.load(run), load_experiment_data(run)[1], JUDGES[0]
+    labels = torch.arange(20) % 10
+    images = evaluation.channels_first(model.sample(20, seed=0, label=labels, guidance=3.0))
+    assert judge.classifier is not None
+    held_out = judge.features(judge.held_out[balanced(split.held_out, 20)])
+    found, row = metrics.precision_recall(held_out, judge.features(images)), curve["rows"][1]
+    assert row["accuracy"] == pytest.approx(float((judge.classifier.predict(images) == labels).float().mean()))
+    assert (row["precision"], row["recall"]) == (pytest.approx(found["precision"]), pytest.approx(found["recall"]))
+    assert row["frechet_distance"] == pytest.approx(judge.distance(images), abs=1e-3)
+    real = metrics.precision_recall(held_out, judge.features(judge.shuffled_train[:20]))
+    assert curve["training"]["recall"] == pytest.approx(real["recall"])
 
 
 def test_one_sample_is_too_few(run: Path) -> None:

@@ -1,5 +1,6 @@
 """Raw conditions -> tensors that a network takes."""
 
+from undiffuse.conditioning.augmentation import Augmentation
 from undiffuse.conditioning.conditioner import Condition, Conditioner
 from undiffuse.conditioning.image import EncodedImage, Image
 from undiffuse.conditioning.label import Label
@@ -17,10 +18,12 @@ CONDITIONS: dict[str, type[Condition]] = {
     "mask": Mask,
     "tokens": Tokens,
     "embeddings": Embeddings,
+    "augmentation": Augmentation,
 }
 
 __all__ = [
     "CONDITIONS",
+    "Augmentation",
     "Condition",
     "Conditioner",
     "Embeddings",

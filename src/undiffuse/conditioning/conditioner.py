@@ -23,12 +23,20 @@ class Condition(nn.Module, ABC):
 
     A kind that feeds "vector" takes the network's `embedding_width` as `width`; one that feeds "image" or "tokens" says
     its own width in `channels` or `context`, which the network is made with.
+
+    told: whether values are known in training alone: never asked for and never dropped, with the null in sampling.
     """
 
     feeds: ClassVar[str]
+    told: ClassVar[bool] = False
     shares_space: ClassVar[bool] = False  # whether what is done to a sample's pixels must be done to these values too
     optional: bool = True
     derived: bool = False  # whether values are made from the samples themselves, by `derive`
+
+    @property
+    def droppable(self) -> bool:
+        """Whether it is dropped in training, with the others or alone."""
+        return self.optional and not self.told
 
     @classmethod
     def facts(cls, train: Tensor, held_out: Tensor, classes: Sequence[str]) -> dict[str, Any]:
@@ -116,7 +124,7 @@ class Conditioner(nn.Module):
     def encode(self, condition: Mapping[str, object], drop: Drop = None) -> dict[str, Tensor]:
         """{network keyword: (B, ...)}.
 
-        drop: samples (B,) that get the null: of every condition that has one, or of each by its name.
+        drop: samples (B,) that get the null: of every condition that is droppable, or of each by its name.
 
         Raises: InputError for unknown names, values that are none, and nulls that a part does not have.
         """
@@ -125,7 +133,7 @@ class Conditioner(nn.Module):
         encoded: dict[str, list[Tensor]] = {}
         for name in self.parts:
             part = self.part(name)
-            dropped = drop.get(name) if isinstance(drop, Mapping) else drop if part.optional else None
+            dropped = drop.get(name) if isinstance(drop, Mapping) else drop if part.droppable else None
             encoded.setdefault(part.feeds, []).append(_encoded(name, part, condition.get(name), dropped))
         return {feeds: values[0] if len(values) == 1 else MERGES[feeds](values) for feeds, values in encoded.items()}
 

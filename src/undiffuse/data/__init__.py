@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from undiffuse.data import arrays, digits, folder
-from undiffuse.data.augment import Augment, Flip, RandomCrop
+from undiffuse.data.augment import Augment, Flip, Geometric, RandomCrop
 from undiffuse.data.dataset import Dataset, Split, split
 from undiffuse.data.order import Order
 
@@ -13,4 +13,4 @@ SOURCES: dict[str, Callable[..., Split]] = {
     "folder": folder.load,
 }
 
-__all__ = ["SOURCES", "Augment", "Dataset", "Flip", "Order", "RandomCrop", "Split", "split"]
+__all__ = ["SOURCES", "Augment", "Dataset", "Flip", "Geometric", "Order", "RandomCrop", "Split", "split"]

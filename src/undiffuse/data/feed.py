@@ -17,7 +17,7 @@ class Feed:
 
     encode: uint8 (B, C, H, W) -> what the model sees; seed: of the run, in [0, 2^22).
     paired: conditions that are augmented as the sample is, (N, C, H, W) or (N, H, W); derive: conditions made from the
-    augmented sample, by name.
+    augmented sample, by name; told: conditions that describe what the augmentation did.
     A run that stops at any step goes on from there with the same batches, the same augmentation and the same noise.
     """
 
@@ -31,10 +31,11 @@ class Feed:
         device: torch.device,
         paired: Sequence[str] = (),
         derive: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType({}),
+        told: Sequence[str] = (),
     ) -> None:
         self.dataset, self.encode, self.augment = dataset, encode, augment
         self.batch_size, self.seed, self.device = batch_size, seed, device
-        self.paired, self.derive = paired, derive
+        self.paired, self.derive, self.told = paired, derive, told
         self.order = Order(len(dataset), seed)
 
     def batch(self, step: int) -> tuple[Tensor, dict[str, Tensor], Tensor]:
@@ -43,16 +44,18 @@ class Feed:
         indices = self.order.indices(first, self.batch_size)
         seeds = (self.seed << 40) + torch.arange(first, first + self.batch_size)
         samples = self.dataset.samples[indices].to(self.device, non_blocking=True)
+        conditions = {name: values[indices] for name, values in self.dataset.conditions.items()}
         if self.augment.draws:
             u = NoiseSource(seeds, (), self.device).uniform("augment", shape=(self.augment.draws,))
             samples = self.augment(samples, u)
-        conditions = {name: values[indices] for name, values in self.dataset.conditions.items()}
-        if self.augment.draws:
             for name in self.paired:
                 conditions[name] = _augmented(self.augment, conditions[name].to(self.device, non_blocking=True), u)
+            conditions |= {name: self.augment.describe(u) for name in self.told}
         conditions |= {name: make(samples) for name, make in self.derive.items()}
         return self.encode(samples), conditions, seeds
 
 
 def _augmented(augment: Augment, values: Tensor, u: Tensor) -> Tensor:
-    return augment(values[:, None], u)[:, 0] if values.ndim == 3 else augment(values, u)
+    if values.ndim == 3:  # a map of classes, which have no mean
+        return augment(values[:, None].long(), u)[:, 0].to(values.dtype)
+    return augment(values, u)

@@ -10,12 +10,14 @@ from undiffuse.metrics.agreement import label_agreement, wilson_interval
 from undiffuse.metrics.classifier import Classifier
 from undiffuse.metrics.frechet import frechet_distance
 from undiffuse.metrics.neighbours import memorisation, nearest
+from undiffuse.metrics.precision_recall import precision_recall
 from undiffuse.metrics.psnr import mean_psnr, psnr
 
 METRICS: dict[str, Callable[..., Any]] = {
     "frechet-distance": frechet_distance,
     "label-agreement": label_agreement,
     "memorisation": memorisation,
+    "precision-recall": precision_recall,
     "psnr": mean_psnr,
 }
 
@@ -27,6 +29,7 @@ __all__ = [
     "mean_psnr",
     "memorisation",
     "nearest",
+    "precision_recall",
     "psnr",
     "wilson_interval",
 ]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 import undiffuse
 from undiffuse import pipeline, schedule, weights
+from undiffuse.conditioning import CONDITIONS
 from undiffuse.errors import InputError
 from undiffuse.files import atomic_folder, write_text
 from undiffuse.formats.diffusers import dit, scheduler, unet
@@ -85,9 +86,13 @@ def _ours(folder: Path) -> bool:
 
 
 def _conditions(spec: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Each condition, with what the data decided of it."""
-    facts = spec["resolved"]["conditions"]
-    return {name: {**facts.get(name, {}), **section} for name, section in spec["condition"].items()}
+    """Each condition with what the data decided of it, but those that are told in training alone: their null adds 0."""
+    facts, told = spec["resolved"]["conditions"], {kind for kind, made in CONDITIONS.items() if made.told}
+    return {
+        name: {**facts.get(name, {}), **section}
+        for name, section in spec["condition"].items()
+        if section["name"] not in told
+    }
 
 
 def _whole(spec: Mapping[str, Any], conditions: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
