@@ -63,7 +63,7 @@ class Options:
 
     def facts(self) -> dict[str, Any]:
         """What was given, for the metadata of pictures."""
-        return {name: value for name, value in vars(self).items() if value not in (None, False)}
+        return {name: value for name, value in vars(self).items() if value is not None and value is not False}
 
     def guidance(
         self, model: Pipeline, scale: float | None, given: Sequence[str], law: NoisyClassifier | None = None
