@@ -68,9 +68,12 @@ def sample(
     model.check_sampling(sampler, steps, grid)
     name = model.label or "label"
     guided: Guided = guidance
+    known = given.keys() & model.parts.keys()
+    free = model.scale(guidance, bool(known))
     if law is not None and classifier is not None:
-        scale = model.scale(guidance, bool(given.keys() & model.parts.keys()))
-        guided = _by_classifier(law, classifier, name, scale)
+        if known:
+            model.check_guidance(free, known)
+        guided = _by_classifier(law, classifier, name, free)
     model.fitting(model.guided(guided, **given), shape)
     began = time.monotonic()
     with progress_bar() as progress:
@@ -91,7 +94,7 @@ def sample(
         "seed": seed,
         "label": label,
         "condition": condition or [],
-        "guidance": model.scale(guidance, bool(given.keys() & model.parts.keys())),
+        "guidance": free,
         "classifier": classifier,
         "sampler": repr(model.sampler(sampler)),
         "steps": steps or model.sampling["steps"],
