@@ -99,7 +99,12 @@ def load_classifier(run: str | Path, device: torch.device | str | None = None) -
     folder = Path(run) / FOLDER
     if not (folder / "model.safetensors").is_file():
         raise InputError(f"{run} has no classifier: train one: undiffuse train-classifier {run}")
-    classifier = assemble(pipeline.read_spec(folder))
+    try:
+        classifier = assemble(pipeline.read_spec(folder))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{folder / 'recipe.yaml'} is no classifier's recipe of this version: {error!r}") from error
     fill(classifier, read(folder / "model.safetensors")[0], folder / "model.safetensors")
     return classifier.requires_grad_(False).eval().to(device or default_device())
 

@@ -43,16 +43,14 @@ def mixture(schedule):
 
 
 class Predicts(nn.Module):
-    """The mixture's posterior, said as a prediction of any kind, for classes that stand in the condition."""
+    """What the mixture expects, said as a prediction of any kind that is told 1000 t."""
 
     def __init__(self, schedule, predicts):
         super().__init__()
         self.schedule, self.target, self.exact = schedule, named(predicts).target, mixture(schedule)
 
     def forward(self, x, c_noise):
-        # c_in of "edm" is undone, so that every prediction is of the same x_t
-        t = c_noise / 1000
-        return self.exact(x, t).combination(self.target)
+        return self.exact(x, c_noise / 1000).combination(self.target)
 
 
 @pytest.mark.parametrize("schedule", [Cosine(), Flow(), EDM()], ids=repr)

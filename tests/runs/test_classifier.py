@@ -162,10 +162,10 @@ def test_a_classifier_makes_an_unconditional_model_draw_the_digit_asked_for(tmp_
     wider = ["network.width=32", "training.batch_size=64", "condition=none", "sampling.guidance=1"]
     experiment = tiny(folder, *wider, steps=300)
     list(experiment.train(preview=False))
-    list(classifier_of(folder, "network.width=32", "training.batch_size=64", steps=200).train())
+    list(classifier_of(folder, "network.width=32", "training.batch_size=128", steps=300).train())
     split = load_data(experiment.recipe.changed(["condition=label"]))
     judge = judges.train(split.train.samples, split.train.label, 10)
     model, law, labels = ud.load(folder), load_classifier(folder), torch.arange(100) // 10
-    images = model.sample(100, label=labels, guidance=lambda denoiser: Classifier(denoiser, law, 3.0))
+    images = model.sample(100, label=labels, guidance=lambda denoiser: Classifier(denoiser, law, 4.0))
     share = metrics.label_agreement(judge, torch.from_numpy(images)[:, None], labels)["share"]
-    assert share > 0.6  # chance is 0.1
+    assert share > 0.6, share  # chance is 0.1

@@ -45,7 +45,8 @@ def given_conditions(
         if name in texts:
             raise InputError(f"--condition {name} is given twice")
         texts[name] = text
-    if label is not None and not (classes and model.label is None):
+    steered = label is not None and model.label is None and bool(classes)  # by the classifier alone
+    if label is not None and not steered:
         if model.label is None:
             raise InputError("this model has no classes: leave --label out")
         if model.label in texts:
@@ -53,7 +54,7 @@ def given_conditions(
         texts[model.label] = label
     given = {name: parse(name, model.parts[name], text, n) for name, text in texts.items()}
     model.read(n, given)
-    if label is not None and classes and model.label is None:
+    if label is not None and steered:
         given["label"] = spread(parse_labels(label, classes), n)
     return given
 
