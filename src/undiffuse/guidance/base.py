@@ -7,6 +7,7 @@ outermost, and what lies between may stand in any order:
 """
 
 from abc import abstractmethod
+from dataclasses import replace
 from typing import ClassVar, cast
 
 import torch
@@ -75,6 +76,42 @@ def between(near: Estimate, far: Estimate, scale: Float64[Tensor, "..."]) -> Est
     output = near.output if near.target == far.target else near.combination(far.target)
     factor = along_batch(scale.expand(len(output)), output).to(output.dtype)
     return Estimate(far.x_t, torch.lerp(output, far.output, factor), far.level, far.target, far.variance_fraction)
+
+
+def tilted(estimate: Estimate, gradient: Sample, scale: Float64[Tensor, "..."]) -> Estimate:
+    """The estimate whose score is higher by scale times `gradient` (B, ...), per sample.
+
+        noise~ = noise - sigma scale gradient,    x0~ = x0 + (sigma^2 / alpha) scale gradient,
+        F~ = F + (a sigma^2 / alpha - b sigma) scale gradient    for F = a x_0 + b noise
+
+    Where alpha = 0 the score of a sample does not tell x_0, and the estimate stays as it is.
+    """
+    level = estimate.level
+    a, b = estimate.target(level)
+    known = level.alpha > 0
+    factor = a * level.sigma.square() / level.alpha.where(known, 1.0) - b * level.sigma
+    factor = along_batch((factor * scale).where(known, 0.0), gradient)
+    output = estimate.output + (factor * gradient).to(estimate.output.dtype)
+    return replace(estimate, output=output)
+
+
+def moved(estimate: Estimate, change: Sample) -> Estimate:
+    """The estimate whose x_0 is higher by `change` (B, ...), of the same x_t: F~ = F + (a - b alpha / sigma) change."""
+    level = estimate.level
+    a, b = estimate.target(level)
+    factor = along_batch(a - b * level.alpha / level.sigma, change)
+    return replace(estimate, output=estimate.output + (factor * change).to(estimate.output.dtype))
+
+
+def detached(estimate: Estimate) -> Estimate:
+    """The estimate without the graph of its gradient."""
+    fraction = estimate.variance_fraction
+    return replace(
+        estimate,
+        x_t=estimate.x_t.detach(),
+        output=estimate.output.detach(),
+        variance_fraction=None if fraction is None else fraction.detach(),
+    )
 
 
 def chosen(values: Encoded, index: Int64[Tensor, " chosen"]) -> dict[str, Tensor]:
