@@ -1,11 +1,13 @@
 """Posterior sampling against the exact posterior, which for Gaussian data is Gaussian."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
 
-from measuring import MEASUREMENTS, SHAPE, SIZE, matrix
+from measuring import HOLE, MEASUREMENTS, SHAPE, SIZE, matrix
 from undiffuse import Denoiser, InputError
 from undiffuse.exact import Gaussian, solve
 from undiffuse.guidance import Masked, Posterior
@@ -19,6 +21,8 @@ ONE = torch.eye(SIZE, dtype=torch.float64)
 TRUTH = torch.randn(3, *SHAPE, dtype=torch.float64, generator=generator)
 X = torch.randn(3, *SHAPE, dtype=torch.float64, generator=generator)
 T = torch.tensor([0.05, 0.5, 0.95])
+ROOT = 0.3 * torch.randn(SIZE, SIZE, dtype=torch.float64, generator=generator)
+CORRELATED = ROOT @ ROOT.T + 0.01 * ONE
 COVARIANCES = ("network", "isotropic")
 
 
@@ -28,11 +32,11 @@ def measured(measure, noise_std):
     return y + noise_std * torch.randn(y.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
-def exact_posterior(schedule, measure, y, noise_std):
-    """The denoiser of p(x_0 | y) for data N(MEAN, STD^2), by the textbook's formula; y (M,)."""
+def exact_posterior(schedule, measure, y, noise_std, c=STD**2 * ONE):
+    """The denoiser of p(x_0 | y) for data N(MEAN, c), by the textbook's formula; y (M,)."""
     a = matrix(measure)
-    gain = STD**2 * a.T @ torch.linalg.pinv(STD**2 * a @ a.T + noise_std**2 * torch.eye(len(a), dtype=torch.float64))
-    return Gaussian(schedule, MEAN + gain @ (y - a @ MEAN), STD**2 * (ONE - gain @ a))
+    gain = c @ a.T @ torch.linalg.pinv(a @ c @ a.T + noise_std**2 * torch.eye(len(a), dtype=torch.float64))
+    return Gaussian(schedule, MEAN + gain @ (y - a @ MEAN), c - gain @ a @ c)
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)
@@ -62,24 +66,43 @@ def test_its_ode_leads_to_the_posterior(covariance):
     assert_close(solve(guided, X[:2], start, end, 1e-9), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_through_the_network_what_was_not_measured_follows_what_was():
-    """On correlated data: score + J^T A^T (noise_std^2 + v A A^T)^-1 (y - A x0_hat), of the exact J."""
-    schedule, measure, noise_std = Cosine(), MEASUREMENTS["masked"], 0.3
-    root = 0.3 * torch.randn(SIZE, SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    c, a, y = root @ root.T, matrix(measure), measured(measure, noise_std)
-    plain = Gaussian(schedule, MEAN, c)
-    alpha, sigma = schedule.scales(schedule.log_snr(T))
-    variance = c.diagonal().mean()
-    v = sigma**2 * variance / (sigma**2 + alpha**2 * variance)
-    guided = Posterior(plain, measure, y, noise_std, scale=0.7)(X, T)
+@pytest.mark.parametrize("noise_std", [0.01, 0.3])
+@pytest.mark.parametrize("name", ["own", "masked", "downsampled", "gaussian blur"])
+def test_on_correlated_data_the_network_knows_the_posterior(name, noise_std):
+    """Exact for any Gaussian, with as many directions as numbers are measured; more do no harm."""
+    measure, schedule = MEASUREMENTS[name], Cosine()
+    y, plain = measured(measure, noise_std), Gaussian(schedule, MEAN, CORRELATED)
+    directions = int(torch.linalg.matrix_rank(matrix(measure))) + 5
+    guided = Posterior(plain, measure, y, noise_std, directions=directions, iterations=40)(X, T)
     for i in range(3):
-        jacobian = alpha[i] * c @ torch.linalg.inv(alpha[i] ** 2 * c + sigma[i] ** 2 * ONE)
-        missing = y[i].flatten() - a @ plain(X, T).x0[i].flatten()
-        spread = noise_std**2 * torch.eye(len(a), dtype=torch.float64) + v[i] * a @ a.T
-        pull = jacobian.T @ a.T @ torch.linalg.solve(spread, missing)
-        assert_close(guided.score[i].flatten(), plain(X, T).score[i].flatten() + 0.7 * pull, rtol=1e-9, atol=1e-9)
-    near = Posterior(plain, measure, y, noise_std, covariance="isotropic")(X, T).x0 - plain(X, T).x0
-    assert bool((near.flatten(1)[:, a.sum(0) == 0] == 0).all())
+        expected = exact_posterior(schedule, measure, y[i].flatten(), noise_std, CORRELATED)(X[i : i + 1], T[i])
+        assert_close(guided.x0[i], expected.x0[0], rtol=1e-7, atol=1e-7)
+
+
+def test_more_directions_make_it_more_probable():
+    """The misfit and the distance from x0_hat, as the exact covariance weighs them, fall to their least."""
+    measure, schedule, noise_std = MEASUREMENTS["gaussian blur"], Cosine(), 0.1
+    y, plain, a = measured(measure, noise_std)[1:2], Gaussian(schedule, MEAN, CORRELATED), matrix(measure)
+    alpha, sigma = schedule.scales(schedule.log_snr(T[1]))
+    inverse = torch.linalg.inv(CORRELATED) + alpha**2 / sigma**2 * ONE
+
+    def cost(directions):
+        without, guided = Posterior(plain, measure, y, noise_std, directions=directions).both(X[1:2], T[1])
+        change = (guided.x0 - without.x0).flatten()
+        misfit = a @ guided.x0.flatten() - y.flatten()
+        return float(misfit.square().sum() / noise_std**2 + change @ inverse @ change)
+
+    costs = [cost(directions) for directions in (1, 2, 3, 6, 32)]
+    assert all(after < before for before, after in pairwise(costs))
+
+
+def test_what_was_not_measured_follows_through_the_network_alone():
+    measure, unseen = MEASUREMENTS["masked"], ~HOLE.expand(3, *SHAPE)
+    plain = Gaussian(Cosine(), MEAN, CORRELATED)
+    for covariance, follows in (("network", True), ("isotropic", False)):
+        without, guided = Posterior(plain, measure, TRUTH, covariance=covariance).both(X, T)
+        assert bool((guided.x0[unseen] != without.x0[unseen]).all()) == follows
+        assert bool((guided.x0[unseen] == without.x0[unseen]).all()) != follows
 
 
 def test_without_noise_the_isotropic_estimate_is_measured_as_y():
@@ -91,16 +114,14 @@ def test_without_noise_the_isotropic_estimate_is_measured_as_y():
 
 
 def test_where_alpha_is_0():
-    """The isotropic estimate is the mean given y alone; through the network nothing is learned."""
+    """The mean given y alone, for both: J = 0 there says nothing of the covariance."""
     schedule, measure, times = Flow(), MEASUREMENTS["own"], torch.tensor([1.0, 0.5, 1.0])
     plain, y = Gaussian(schedule, MEAN, STD**2 * ONE.diagonal()), measured(measure, 0.2)
-    isotropic = Posterior(plain, measure, y, 0.2, covariance="isotropic")(X, times)
-    for i in range(3):
-        expected = exact_posterior(schedule, measure, y[i], 0.2)(X[i : i + 1], times[i])
-        assert_close(isotropic.x0[i], expected.x0[0], rtol=1e-9, atol=1e-9)
-    network = Posterior(plain, measure, y, 0.2, covariance="network")(X, times)
-    assert torch.equal(network.x0[::2], plain(X, times).x0[::2])
-    assert_close(network.x0[1], isotropic.x0[1], rtol=1e-9, atol=1e-9)
+    for covariance in COVARIANCES:
+        estimate = Posterior(plain, measure, y, 0.2, covariance=covariance)(X, times)
+        for i in range(3):
+            expected = exact_posterior(schedule, measure, y[i], 0.2)(X[i : i + 1], times[i])
+            assert_close(estimate.x0[i], expected.x0[0], rtol=1e-9, atol=1e-9)
 
 
 class Toy(nn.Module):
@@ -157,8 +178,9 @@ def test_what_cannot_be_is_refused():
         Posterior(plain, measure, y, scale=float("nan"))
     with pytest.raises(InputError, match="data_std must be finite and above 0, not 0"):
         Posterior(plain, measure, y, data_std=0.0)
-    with pytest.raises(InputError, match="iterations must be 1 or more, not 0"):
-        Posterior(plain, measure, y, iterations=0)
+    for counts in ({"iterations": 0}, {"directions": 0}):
+        with pytest.raises(InputError, match="iterations and directions must be 1 or more, not"):
+            Posterior(plain, measure, y, **counts)
     with pytest.raises(InputError, match="y must be finite"):
         Posterior(plain, measure, y / 0)
     for wrong in (TRUTH, y[:2], y[0]):

@@ -166,6 +166,11 @@ def adjoint(measure: Linear, like: Sample) -> Linear:
     return back
 
 
+def dots(u: Sample, v: Sample) -> Float[Tensor, " batch"]:
+    """<u, v> of each sample."""
+    return (u * v).flatten(1).sum(1)
+
+
 def least_squares(
     measure: Linear, y: Sample, like: Sample, ridge: Float64[Tensor, " batch"], iterations: int
 ) -> Sample:
@@ -180,7 +185,7 @@ def least_squares(
     back, damping = adjoint(measure, like), along_batch(ridge, like)
 
     def squared(v: Tensor) -> Tensor:
-        return v.flatten(1).square().sum(1).reshape(-1, *[1] * (like.ndim - 1))
+        return along_batch(dots(v, v), like)
 
     x = torch.zeros_like(like)
     residual = y
