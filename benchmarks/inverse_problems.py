@@ -1,6 +1,6 @@
 """Inverse problems on held-out digits: a hole, a blur and a coarser grid, undone with a model that saw none of them.
 
-    python benchmarks/inverse_problems.py runs/mnist [--n 24] [--steps 25] [--out docs/images/inverse-problems.png]
+    python benchmarks/inverse_problems.py runs/mnist [--n 16] [--steps 20] [--out docs/images/inverse-problems.png]
 
 The model is sampled without a label. For each problem and each way of guiding: the PSNR of one sample and of the mean
 of 8, with standard errors, and how far A x is from y (root mean square, in the units of the model, where a picture
@@ -138,8 +138,8 @@ def picture(blocks: list[list[Tensor]]) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("--n", type=int, default=24)
-    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--n", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     model = pipeline.load(given.run, device="cpu")
@@ -154,7 +154,7 @@ def main() -> None:
     for name, problem in PROBLEMS.items():
         for line, x in rows(solver, name, truth, mean, apart):
             print(line, flush=True)
-            if "isotropic" in line:
+            if "network" in line:
                 shown = [truth, problem.shown(problem.measured(truth)), x[:, 0], x[:, 1], x.mean(1)]
                 blocks.append([model.codec.decode(pictures[:SHOWN]) for pictures in shown])
     if given.out:

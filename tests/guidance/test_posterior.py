@@ -9,8 +9,9 @@ from torch.testing import assert_close
 
 from measuring import HOLE, MEASUREMENTS, SHAPE, SIZE, matrix
 from undiffuse import Denoiser, InputError
+from undiffuse.conditioning import Conditioner, Label
 from undiffuse.exact import Gaussian, solve
-from undiffuse.guidance import Masked, Posterior
+from undiffuse.guidance import ClassifierFree, Masked, Posterior
 from undiffuse.prediction import PREDICTIONS
 from undiffuse.schedule import Cosine, Flow
 
@@ -158,6 +159,26 @@ def test_samples_alone_are_as_in_their_batch(covariance):
             alone = Posterior(plain, *own, covariance=covariance)(x[i : i + 1], T[i])
             assert_close(alone.x0[0], whole.x0[i], rtol=1e-6, atol=1e-6)
     assert not whole.x0.requires_grad
+
+
+class Labelled(nn.Module):
+    def forward(self, x, c_noise, vector):
+        return torch.tanh(x + vector[:, :2, None, None])
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_it_goes_around_classifier_free_guidance_and_under_a_condition(covariance):
+    torch.manual_seed(0)
+    plain, x = Denoiser(Labelled(), Cosine(), "v", conditioner=Conditioner({"label": Label(3, 2)})), X.float()
+    measure, labels = MEASUREMENTS["downsampled"], torch.tensor([0, 2, 1])
+
+    def guided(inside):
+        return Posterior(inside, measure, measure(TRUTH).float(), 0.1, covariance=covariance).given(label=labels)(x, T)
+
+    with torch.no_grad():
+        alone, at_one, at_three = guided(plain), guided(ClassifierFree(plain, 1.0)), guided(ClassifierFree(plain, 3.0))
+    assert_close(at_one.x0, alone.x0, rtol=1e-5, atol=1e-5)
+    assert float((at_three.x0 - alone.x0).abs().max()) > 0.01
 
 
 def test_one_measurement_serves_all_samples():

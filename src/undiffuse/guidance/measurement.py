@@ -110,7 +110,7 @@ class Downsampled(Measurement):
             raise InputError(f"the factor must be 1 or more, not {factor}")
         self.factor = factor
 
-    def forward(self, x0: Images) -> Images:
+    def forward(self, x0: Images) -> Float[Tensor, "batch channels _ _"]:
         if x0.shape[-2] % self.factor or x0.shape[-1] % self.factor:
             raise InputError(
                 f"pictures of {tuple(x0.shape[-2:])} do not divide into blocks of {self.factor} x {self.factor}"
@@ -171,6 +171,11 @@ def dots(u: Sample, v: Sample) -> Float[Tensor, " batch"]:
     return (u * v).flatten(1).sum(1)
 
 
+def per_sample(value: Float[Tensor, " batch"], like: Tensor) -> Tensor:
+    """A number for each sample, on its device, ready to multiply `like` (B, ...)."""
+    return value.reshape(-1, *[1] * (like.ndim - 1))
+
+
 def least_squares(
     measure: Linear, y: Sample, like: Sample, ridge: Float64[Tensor, " batch"], iterations: int
 ) -> Sample:
@@ -185,7 +190,7 @@ def least_squares(
     back, damping = adjoint(measure, like), along_batch(ridge, like)
 
     def squared(v: Tensor) -> Tensor:
-        return along_batch(dots(v, v), like)
+        return per_sample(dots(v, v), like)
 
     x = torch.zeros_like(like)
     residual = y
@@ -197,7 +202,7 @@ def least_squares(
         curvature = squared(seen) + damping * squared(direction)
         step = torch.where((now > least) & (curvature > 0), now / curvature, 0.0)
         x = x + step * direction
-        residual = residual - step.reshape(-1, *[1] * (residual.ndim - 1)) * seen
+        residual = residual - per_sample(step.flatten(), residual) * seen
         slope = back(residual) - damping * x
         before, now = now, squared(slope)
         direction = slope + torch.where(before > least, now / before, 0.0) * direction

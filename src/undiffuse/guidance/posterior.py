@@ -10,7 +10,7 @@ from torch import Tensor
 from undiffuse.denoiser import BaseDenoiser, Encoded, Estimate, Sample
 from undiffuse.errors import InputError
 from undiffuse.guidance.base import Guidance, Scale, detached, moved, scale_of
-from undiffuse.guidance.measurement import Linear, check_measured, dots, least_squares, rows_of
+from undiffuse.guidance.measurement import Linear, check_measured, dots, least_squares, per_sample, rows_of
 from undiffuse.prediction import Level
 from undiffuse.schedule import Time, along_batch, host
 
@@ -129,17 +129,17 @@ class Posterior(Guidance):
             for d, c, s, size in earlier:
                 overlap = torch.where(size > 0, (dots(seen, s) + of_prior * dots(carried, d)) / size, 0.0)
                 direction, carried, seen = (
-                    u - along_batch(overlap, v) * v for u, v in ((direction, d), (carried, c), (seen, s))
+                    u - per_sample(overlap, v) * v for u, v in ((direction, d), (carried, c), (seen, s))
                 )
             size = dots(seen, seen) + of_prior * dots(direction, carried).clamp(min=0)
             fit = dots(seen, left) - ridge * dots(carried, told)
             whole = torch.maximum(whole, earlier[0][-1]) if earlier else whole
             # a direction of which next to nothing is left, or is new, is rounding, and leads anywhere
-            step = along_batch(torch.where(size > torch.finfo(x0.dtype).eps * whole, fit / size, 0.0), x0)
+            step = per_sample(torch.where(size > torch.finfo(x0.dtype).eps * whole, fit / size, 0.0), x0)
             change, told = change + step * carried, told + step * of_told * direction
             earlier.append((direction, carried, seen, size))
         first, _, _, size = earlier[0]
-        return torch.where(along_batch(size, x0) > 0, change, first)
+        return torch.where(per_sample(size, x0) > 0, change, first)
 
     def plain(self, x_t: Sample, t: Time, condition: Encoded | None = None) -> Estimate:
         return cast(Estimate, self.denoiser(x_t, t, condition))
