@@ -64,9 +64,9 @@ class Posterior(Guidance):
             raise InputError(f"covariance must be {' or '.join(get_args(Covariance))}, not {covariance!r}")
         if not bool(y.isfinite().all()):
             raise InputError("y must be finite, but some of what was measured is NaN or infinite")
-        self.data_std = denoiser.data_std if data_std is None else data_std
-        if not (math.isfinite(self.data_std) and self.data_std > 0):
-            raise InputError(f"data_std must be finite and above 0, not {self.data_std}")
+        self.sd = denoiser.data_std if data_std is None else data_std
+        if not (math.isfinite(self.sd) and self.sd > 0):
+            raise InputError(f"data_std must be finite and above 0, not {self.sd}")
         if iterations < 1 or directions < 1:
             raise InputError(f"iterations and directions must be 1 or more, not {iterations} and {directions}")
         self.noise_std = host(noise_std)
@@ -79,8 +79,8 @@ class Posterior(Guidance):
 
     def variance(self, level: Level) -> Float64[Tensor, "..."]:
         """v, that of x_0 given x_t for data of variance sd^2."""
-        noise, signal = level.sigma.square(), (level.alpha * self.data_std).square()
-        return noise * self.data_std**2 / (noise + signal)
+        noise, signal = level.sigma.square(), (level.alpha * self.sd).square()
+        return noise * self.sd**2 / (noise + signal)
 
     def both(self, x_t: Sample, t: Time, condition: Encoded | None = None) -> tuple[Estimate, Estimate]:
         if not bool(self.scale.any()):
