@@ -9,7 +9,7 @@ from undiffuse import Denoiser, InputError
 from undiffuse.conditioning import Conditioner, Label
 from undiffuse.exact import Gaussian, Mixture
 from undiffuse.guidance import Classifier, ClassifierFree, NoisyClassifier
-from undiffuse.guidance.base import tilted
+from undiffuse.guidance.estimates import tilted
 from undiffuse.networks import Encoder
 from undiffuse.prediction import PREDICTIONS, named
 from undiffuse.samplers import DPMSolverPlusPlus, grid, sample

@@ -17,8 +17,10 @@ from undiffuse.guidance import (
     Composed,
     DynamicThreshold,
     Interval,
+    Posterior,
     Rescaled,
     StaticThreshold,
+    Steered,
 )
 from undiffuse.guidance.base import CONTRAST, THRESHOLD
 from undiffuse.prediction import PREDICTIONS
@@ -41,6 +43,19 @@ def tripled(denoiser, labels):
     return ClassifierFree(denoiser, 3.0).given(label=labels)
 
 
+def brightness(x0):
+    """A distance: how far a sample's mean is from 1."""
+    return (x0.flatten(1).mean(1) - 1).square()
+
+
+def left(x0):
+    """A measurement: the left column."""
+    return x0[..., :1]
+
+
+SEEN = torch.linspace(-1, 1, 6, dtype=torch.float64).reshape(1, 3, 2, 1)
+
+
 @dataclass(frozen=True)
 class Case:
     """guided(denoiser, labels, strength); at strength `neutral` it is plain(denoiser, labels)."""
@@ -58,6 +73,8 @@ CASES = {
     "composed": Case(lambda d, y, s: Composed(d, [({"label": y}, s), ({"label": 1}, (s - 1) / 2)]).given(), 1.0, 3.0),
     "autoguidance": Case(lambda d, y, s: Autoguidance(d, weak(d), s).given(label=y), 1.0, 3.0),
     "classifier": Case(lambda d, y, s: Classifier(d, Law(), s).given(label=y), 0.0, 3.0),
+    "steered": Case(lambda d, y, s: Steered(d, brightness, s).given(label=y), 0.0, 3.0),
+    "posterior": Case(lambda d, y, s: Posterior(d, left, SEEN, 0.3, s).given(label=y), 0.0, 1.0),
     "interval": Case(lambda d, y, s: Interval(ClassifierFree(d, s), *MIDDLE).given(label=y), 1.0, 3.0),
     "rescale": Case(lambda d, y, s: Rescaled(ClassifierFree(d, 3.0), s).given(label=y), 0.0, 0.7, tripled),
     "static-threshold": Case(
@@ -145,6 +162,8 @@ AROUND = {
     "composed": lambda d: Composed(d, [({"label": LABELS}, 2.0), ({"label": 1}, 0.5)]),
     "autoguidance": lambda d: Autoguidance(d, weak(d), 1.5),
     "classifier": lambda d: Classifier(d, Law(), 2.0),
+    "steered": lambda d: Steered(d, brightness, 2.0),
+    "posterior": lambda d: Posterior(d, left, SEEN, 0.3, covariance="isotropic"),
     "interval": lambda d: Interval(d, *MIDDLE),
     "rescale": lambda d: Rescaled(d, 0.7),
     "static-threshold": lambda d: StaticThreshold(d, 0.8),
@@ -162,7 +181,7 @@ def around(name, denoiser):
 @pytest.mark.parametrize("outer", GUIDANCES)
 def test_every_pair_composes_or_says_in_which_order_it_would(outer, inner):
     kinds = GUIDANCES[outer], GUIDANCES[inner]
-    if kinds[1].stage > kinds[0].stage:
+    if kinds[1].stage > kinds[0].stage or (outer, inner) == ("steered", "posterior"):
         names = kinds[1].__name__, kinds[0].__name__
         message = rf"{names[0]} belongs outside {names[1]}: write {names[0]}\({names[1]}\("
     elif kinds[1].stage == CONTRAST == kinds[0].stage and (kinds[0] is not Autoguidance or kinds[1] is Autoguidance):

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from undiffuse.denoiser import BaseDenoiser, Drop, Encoded, Estimate, Sample
 from undiffuse.errors import InputError
-from undiffuse.guidance.base import CONTRAST, Guidance, Scale, between, scale_of
+from undiffuse.guidance.base import CONTRAST, Guidance, Scale, scale_of
+from undiffuse.guidance.estimates import between
 from undiffuse.schedule import Time
 
 WEAK = "weak."  # before the names of what the weak denoiser's encoder gives

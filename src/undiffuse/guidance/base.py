@@ -7,34 +7,30 @@ outermost, and what lies between may stand in any order:
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import replace
-from functools import reduce
 from typing import ClassVar, cast
 
-import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from undiffuse.denoiser import BaseDenoiser, Encoded, Estimate, Given, Sample, Wrapper
 from undiffuse.errors import InputError
-from undiffuse.prediction import x0_of
-from undiffuse.schedule import Time, along_batch, host
+from undiffuse.schedule import Time, host
 
 CONTRAST, STEER, THRESHOLD = 0, 1, 2  # from the innermost to the outermost
-UNTOLD = -30.0  # log-SNR below which x_t says nothing in float32: gradients there are rounding, divided by alpha
 Scale = float | Float[Tensor, " batch"]
 
 
 class Guidance(Wrapper):
     """Denoiser -> Denoiser.
 
-    stage: where it may stand among others; held: names of attributes with a value for each sample, or one for all.
+    stage: where it may stand among others; differentiable: whether gradients pass through its estimate; held: names of
+    attributes with a value for each sample, or one for all.
 
     Raises: InputError around a guidance that belongs outside this one, or around a condition that is filled in.
     """
 
     stage: ClassVar[int] = STEER
+    differentiable: ClassVar[bool] = True
     held: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, denoiser: BaseDenoiser) -> None:
@@ -48,6 +44,18 @@ class Guidance(Wrapper):
         if isinstance(denoiser, Guidance) and denoiser.stage > self.stage:
             outer, inner = type(denoiser).__name__, type(self).__name__
             raise InputError(f"{outer} belongs outside {inner}: write {outer}({inner}(...))")
+
+    def check_differentiable(self) -> None:
+        """Raises: InputError where no gradient passes through a guidance inside this one."""
+        inner = self.denoiser
+        while isinstance(inner, Guidance):
+            if not inner.differentiable:
+                names = type(inner).__name__, type(self).__name__
+                raise InputError(
+                    f"{names[0]} belongs outside {names[1]}: write {names[0]}({names[1]}(...)); no gradient passes "
+                    f"through {names[0]}"
+                )
+            inner = inner.denoiser
 
     def check_batch(self, batch: int) -> None:
         """Raises: InputError where what is held per sample, here or inside, is for another number of samples."""
@@ -85,60 +93,6 @@ def scale_of(scale: Scale, what: str) -> Float64[Tensor, "..."]:
     if scale.ndim > 1 or not bool(scale.isfinite().all()):
         raise InputError(f"the {what} scale must be finite, not {scale.tolist()}: a number, or one per sample")
     return scale
-
-
-def mixed(estimates: Sequence[Estimate], weights: Float64[Tensor, "rows estimates"]) -> Estimate:
-    """sum_k w_k estimate_k, per sample (or one row for all), on what the last says; exact where one weight is 1.
-
-    The weights add up to 1, so it is the same estimate whichever of x_0, noise, v or score is combined. The learned
-    variance is not extrapolated: it is that of the estimate with the largest weight.
-    """
-    last = estimates[-1]
-    outputs = [e.output if e.target == last.target else e.combination(last.target) for e in estimates]
-    fractions = [e.variance_fraction for e in estimates if e.variance_fraction is not None]
-    fraction = last.variance_fraction
-    if len(fractions) == len(estimates):
-        fraction = _sum(fractions, torch.eye(len(estimates), dtype=torch.float64)[weights.argmax(1)])
-    return Estimate(last.x_t, _sum(outputs, weights), last.level, last.target, fraction)
-
-
-def _sum(values: Sequence[Sample], weights: Float64[Tensor, "rows values"]) -> Sample:
-    """sum_k w_k value_k; whether a sample's weights are its own or those of all, it is the same bit for bit."""
-    terms = []
-    for value, weight in zip(values, weights.T, strict=True):
-        if len(weight) > 1:
-            terms.append(along_batch(weight, value) * value)
-        elif factor := float(weight):
-            terms.append(value if factor == 1.0 else factor * value)
-    return reduce(torch.add, terms)
-
-
-def between(near: Estimate, far: Estimate, scale: Float64[Tensor, "..."]) -> Estimate:
-    """near + scale (far - near), per sample, on what `far` says; exact at scale 0 and 1."""
-    scale = scale.reshape(-1)
-    return mixed([near, far], torch.stack([1 - scale, scale], 1))
-
-
-def with_x0(estimate: Estimate, x0: Sample) -> Estimate:
-    """The estimate that says x_0 is `x0`, and of all else what `estimate` says."""
-    return Estimate(estimate.x_t, x0, estimate.level, x0_of, estimate.variance_fraction)
-
-
-def tilted(estimate: Estimate, gradient: Sample, scale: Float64[Tensor, "..."]) -> Estimate:
-    """The estimate under the density p(x_t) times exp(scale log p(y | x_t)), whose gradient in x_t is `gradient`.
-
-        noise~ = noise - sigma scale gradient,     x_0~ = x_0 + sigma^2 / alpha scale gradient,
-        F~ = F - sigma / alpha (alpha b - sigma a) scale gradient     for F = a x_0 + b noise
-
-    on what the network predicts (Dhariwal & Nichol 2021, algorithm 2). gradient: (B, ...); scale: () or (B,). Where
-    alpha is 0, x_t says nothing of y, and the estimate stays as it is.
-    """
-    level, output = estimate.level, estimate.output
-    a, b = estimate.target(level)
-    told = level.log_snr > UNTOLD
-    ratio = torch.where(told, level.sigma / level.alpha.where(told, 1.0), 0.0)
-    factor = along_batch((-ratio * (level.alpha * b - level.sigma * a) * scale).expand(len(output)), output)
-    return replace(estimate, output=output + factor * gradient.to(output.dtype))
 
 
 def chosen(values: Encoded, index: Int64[Tensor, " chosen"]) -> dict[str, Tensor]:

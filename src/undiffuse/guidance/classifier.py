@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from undiffuse.denoiser import BaseDenoiser, Drop, Encoded, Estimate, Sample
 from undiffuse.errors import InputError, unknown
-from undiffuse.guidance.base import STEER, Guidance, Scale, scale_of, tilted
+from undiffuse.guidance.base import STEER, Guidance, Scale, scale_of
+from undiffuse.guidance.estimates import tilted
 from undiffuse.prediction import NOISE_LABELS, Level
 from undiffuse.schedule import Schedule, Time, along_batch, host
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from undiffuse.denoiser import BaseDenoiser, Drop, Encoded, Estimate, Sample
 from undiffuse.errors import InputError
-from undiffuse.guidance.base import CONTRAST, Guidance, mixed
+from undiffuse.guidance.base import CONTRAST, Guidance
+from undiffuse.guidance.estimates import mixed
 from undiffuse.schedule import Time, host
 
 Weights = Float64[Tensor, "_ estimates"]  # for each sample, or one row for all; a row adds up to 1

@@ -4,7 +4,8 @@ import torch
 
 from undiffuse.denoiser import Encoded, Estimate, Sample
 from undiffuse.errors import InputError
-from undiffuse.guidance.base import Guidance, Scale, Tempered, scale_of, with_x0
+from undiffuse.guidance.base import Guidance, Scale, Tempered, scale_of
+from undiffuse.guidance.estimates import with_x0
 from undiffuse.schedule import Time, along_batch
 
 

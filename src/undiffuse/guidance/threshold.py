@@ -7,7 +7,8 @@ import torch
 
 from undiffuse.denoiser import BaseDenoiser, Encoded, Estimate, Sample
 from undiffuse.errors import InputError
-from undiffuse.guidance.base import THRESHOLD, Guidance, with_x0
+from undiffuse.guidance.base import THRESHOLD, Guidance
+from undiffuse.guidance.estimates import with_x0
 from undiffuse.schedule import Time
 
 
