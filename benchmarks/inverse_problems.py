@@ -28,8 +28,8 @@ from undiffuse.noise import NoiseSource
 from undiffuse.pipeline import Pipeline
 
 DRAWS, TUNED_ON, SHOWN, BATCH = 8, 8, 4, 64
-SCALES = (1.0, 3.0, 10.0, 30.0, 100.0)
-SAMPLER, GRID = "ddim:eta=1.0", "uniform"
+SCALES = (3.0, 10.0, 30.0, 100.0)
+SAMPLER, GRID = "ddim:eta=1.0", "log-snr"
 Guide = Callable[[BaseDenoiser, Tensor], BaseDenoiser]  # with y (B, ...)
 
 

@@ -31,7 +31,7 @@ class Posterior(Guidance):
         What was not measured follows what was. An evaluation costs one of the network and a gradient per direction.
     directions: for "network", conjugate gradients for the inverse, preconditioned by the isotropic one. They give the
     most probable x_0 that so many can reach, whatever the size of J; as many as y has numbers are exact. Where J = 0
-    (alpha = 0) the answer is the isotropic one.
+    (alpha = 0) the answer is the isotropic one. On MNIST "network" is better by 1 to 3 dB (docs/results.md).
 
     measure: A, a `Measurement` or any linear callable (B, ...) -> (B, ...), with `rows(index)` where it holds something
     per sample; its adjoint comes from automatic differentiation. y: (B, ...), or (1, ...) for all. noise_std: of n, in
