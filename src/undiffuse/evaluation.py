@@ -188,7 +188,7 @@ def evaluate(
         numbers["label_agreement"] = agreement
     if isinstance(model.codec, Pixels):
         say("the variational bound of held-out samples", 0.25)
-        numbers["bound"] = _bound(model, split)
+        numbers["bound"] = bound(model, split)
     evaluation = Evaluation(numbers)
     pictures = evaluation.pictures
     if reconstruction.restored(model):
@@ -238,7 +238,7 @@ def evaluate(
     return evaluation
 
 
-def _bound(model: Pipeline, split: Split) -> dict[str, Any]:
+def bound(model: Pipeline, split: Split) -> dict[str, Any]:
     """The variational bound of held-out samples under their own conditions, in bits/dimension, by its terms."""
     rows = balanced(split.held_out, min(BOUND_SAMPLES, len(split.held_out)))
     terms: dict[str, list[Tensor]] = {"prior": [], "diffusion": [], "reconstruction": []}

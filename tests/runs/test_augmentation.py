@@ -41,7 +41,7 @@ def test_it_trains_is_resumed_to_the_same_bits_and_is_told(trained: Experiment, 
     for name, value in ours.items():
         assert torch.equal(value, theirs[name]), name
     untrained = told(tmp_path / "untrained").pipeline.denoiser.conditioner.parts["augmentation"].project.weight
-    moved = trained.state.denoiser.conditioner.parts["augmentation"].project.weight - untrained
+    moved = trained.state.model.conditioner.parts["augmentation"].project.weight - untrained
     assert (moved.abs().amax(0) > 1e-4).all()  # by each of the numbers
     assert (
         augmentation(trained.recipe, trained.pipeline.shape, trained.pipeline.told.values()).steps[-1].probability
