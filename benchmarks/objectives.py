@@ -34,7 +34,7 @@ CELLS: dict[str, list[str]] = {
     "flow, simple": ["schedule=flow", "prediction=flow", "objective.times=logit-normal"],
     "v, bound, importance": ["objective.weight=bound", "objective.times=importance"],
     "noise, hybrid, learned variance": ["prediction=noise", "network.learned_variance=true"],
-    "v, bound, learned schedule": ["objective.weight=bound", "schedule=learned", "prediction.label=log-snr"],
+    "v, bound, learned schedule": ["objective.weight=bound", "schedule=learned"],
     "x0, simple": ["prediction=x0"],
     "v, p2": ["objective.weight=p2"],
     "edm, edm, uncertainty": [

@@ -15,13 +15,14 @@ from undiffuse.denoiser import Estimate
 from undiffuse.exact import Gaussian
 from undiffuse.likelihood import variational_bound
 from undiffuse.noise import NoiseSource
-from undiffuse.objective import Draws, VariationalBound
-from undiffuse.prediction import Level
+from undiffuse.objective import TIME_LAWS, Draws, VariationalBound
+from undiffuse.prediction import Level, V
 from undiffuse.samplers import DDPM, sample
-from undiffuse.schedule import Cosine, Learned, Linear, VariancePreserving
+from undiffuse.schedule import Cosine, CosineTable, Learned, Linear, VariancePreserving
 from undiffuse.transition import gaussian_log_prob, posterior, transition
 
 STD = 0.6
+LEVEL = V(label="log-snr")
 
 
 class Affine(nn.Module):
@@ -34,6 +35,17 @@ class Affine(nn.Module):
 
     def forward(self, x, c_noise):
         return torch.cat([weight[0] * x + weight[1] for weight in (self.mean, self.fraction)], 1)
+
+
+class Mean(nn.Module):
+    """The mean of such a network alone."""
+
+    def __init__(self, network=None):
+        super().__init__()
+        self.network = network or Affine()
+
+    def forward(self, x, c_noise):
+        return self.network(x, c_noise).chunk(2, 1)[0]
 
 
 def gaussian(schedule, std=STD, mean=0.2):
@@ -72,7 +84,8 @@ def test_a_term_is_the_divergence_of_the_models_step_from_the_posterior(schedule
     source = NoiseSource(range(6), (1,), dtype=torch.float64)
     x0, t = 0.5 * source.normal("probe"), torch.linspace(0.1, 0.9, 6).double()
     draws = Draws(t, source.normal("noise"), t > 2)
-    found = VariationalBound(steps=steps, levels=None)(denoiser, x0, draws=draws)
+    law_of_times = "table" if schedule.length else "uniform"
+    found = VariationalBound(law_of_times, steps=steps, levels=None)(denoiser, x0, draws=draws)
     count = schedule.length or steps
     s = t - (1 / count if schedule.length else (1 - denoiser.t_min) / count)
     x_t = schedule.alpha(t)[:, None] * x0 + schedule.sigma(t)[:, None] * draws.noise
@@ -99,26 +112,36 @@ def test_the_last_term_is_the_decoder_with_the_variance_of_the_step_before():
 
 def test_many_steps_come_to_the_bound_of_continuous_time():
     denoiser = Denoiser(Affine(fraction=(0.0, -1.0)), Cosine(), "v")  # r = 0
-    plain = Denoiser(lambda_of(denoiser.network), Cosine(), "v")
+    plain = Denoiser(Mean(denoiser.network), Cosine(), "v")
     source = NoiseSource(range(8), (1,), dtype=torch.float64)
     x0, t = source.normal("probe"), torch.linspace(0.05, 0.95, 8).double()
     draws = Draws(t, source.normal("noise"), t > 2)
     continuous = Objective("bound")(plain, x0, draws=draws)
     errors = [
-        float(
-            ((VariationalBound(steps=n, levels=None)(denoiser, x0, draws=draws) - continuous) / continuous).abs().max()
-        )
+        float((VariationalBound(steps=n, levels=None)(denoiser, x0, draws=draws) / continuous - 1).detach().abs().max())
         for n in (2000, 20000)
     ]
     assert errors[1] < 2e-3 and errors[0] / errors[1] == pytest.approx(10, rel=0.1)
 
 
-def lambda_of(network):
-    class Mean(nn.Module):
-        def forward(self, x, c_noise):
-            return network(x, c_noise).chunk(2, 1)[0]
+@pytest.mark.parametrize("t_min", [None, 0.11])
+def test_on_a_table_the_mean_of_the_bound_is_the_sum_of_its_terms(t_min):
+    """Every step of the range once, the last of them a decoder: by the time law, and by hand."""
+    schedule, count = CosineTable(20), 18000
+    denoiser = Denoiser(Affine(), schedule, "x0", t_min=t_min)
+    law, objective = TIME_LAWS["table"](), VariationalBound("table", levels=None)
+    steps = torch.arange(1 if t_min is None else 3, 21).double()
+    u = (torch.arange(count).double() + 0.5) / count
+    times = law.times(u, schedule, denoiser.t_min, 1.0)
+    assert_close(times.unique() * 20, steps)
+    signs = torch.tensor([[a, b] for a in (-1, 1) for b in (-1, 1)]).double()
 
-    return Mean()
+    def mean(t):
+        x0, noise = STD * signs[:, :1].repeat(len(t), 1), signs[:, 1:].repeat(len(t), 1)
+        t = t.repeat_interleave(4)
+        return objective(denoiser, x0, draws=Draws(t, noise, t > 2)).view(-1, 4).mean(1)
+
+    assert_close(mean(times).mean(), mean(steps / 20).mean())  # len(steps) times the mean of terms
 
 
 # -- the hybrid loss --------------------------------------------------------------------------------------------------
@@ -130,7 +153,7 @@ def test_the_hybrid_loss_teaches_the_mean_by_the_simple_loss_and_the_variance_by
     x0 = source.normal("probe")
     hybrid, plain, bound = Objective(variance=0.01, levels=None), Objective(), VariationalBound(levels=None)
     draws = hybrid.draw(denoiser, source)
-    mean_only = Denoiser(lambda_of(denoiser.network), Cosine(), "noise")
+    mean_only = Denoiser(Mean(denoiser.network), Cosine(), "noise")
     of_mean, of_fraction = torch.autograd.grad(hybrid(denoiser, x0, draws=draws).mean(), [*denoiser.parameters()])
     assert_close(of_mean, torch.autograd.grad(plain(mean_only, x0, draws=draws).mean(), denoiser.network.mean)[0])
     whole = torch.autograd.grad(bound(denoiser, x0, draws=draws).mean(), [*denoiser.parameters()])
@@ -144,13 +167,13 @@ def test_a_learned_variance_comes_to_that_of_the_true_step(t, s):
     schedule, count = VariancePreserving(), round(1 / (t - s))
     exact, fraction = gaussian(schedule), nn.Parameter(torch.tensor(0.5).double())
 
-    class Mean(nn.Module):
+    class Exact(nn.Module):
         learned_variance = True
 
         def forward(self, x, c_noise):
             return torch.cat([exact(x, c_noise / 1000).x0, (2 * fraction - 1).expand_as(x)], 1)
 
-    denoiser = Denoiser(Mean(), schedule, "x0", t_min=1e-6, t_max=1.0)
+    denoiser = Denoiser(Exact(), schedule, "x0", t_min=1e-6, t_max=1.0)
     signs = torch.tensor([[a, b] for a in (-1, 1) for b in (-1, 1)]).double()  # exact for quadratic functions
     times = torch.full((4,), t).double()
     draws = Draws(times, signs[:, 1:], times > 2)
@@ -261,8 +284,15 @@ def test_bits_of_8_bit_data_that_are_certain_are_none():
         (lambda: VariationalBound("logit-normal"), lambda: Denoiser(Affine(), Cosine()), "uniform time"),
         (lambda: Objective("bound", offset=0.1), lambda: Denoiser(Affine(), Cosine()), "offset must be 0"),
         (lambda: Objective("bound", uncertainty=True), lambda: Denoiser(Affine(), Cosine()), "no bound"),
-        (lambda: Objective("simple"), lambda: Denoiser(Affine(), Learned()), "weight=bound"),
-        (lambda: VariationalBound(), lambda: Denoiser(Affine(), Learned()), "weight=bound"),
+        (lambda: Objective("simple"), lambda: Denoiser(Mean(), Learned(), LEVEL), "weight=bound"),
+        (lambda: VariationalBound(), lambda: Denoiser(Mean(), Learned(), LEVEL), "continuous time"),
+        (lambda: Objective("bound"), lambda: Denoiser(Affine(), Learned(), LEVEL), "without a learned variance"),
+        (lambda: Objective("bound", "importance"), lambda: Denoiser(Mean(), Learned(), LEVEL), "the same work"),
+        (lambda: Objective("bound"), lambda: Denoiser(Mean(), Learned(), LEVEL, t_min=0.3), "fixed ends"),
+        (lambda: Objective("bound"), lambda: Denoiser(Mean(), Learned(), LEVEL, t_max=0.9), "fixed ends"),
+        (lambda: Objective("bound"), lambda: Denoiser(Mean(), Learned(), "v"), "label=log-snr"),
+        (lambda: VariationalBound("stratified"), lambda: Denoiser(Affine(), Linear()), "time law table"),
+        (lambda: Objective(), lambda: Denoiser(Affine(), Linear()), "time law table"),
         (lambda: VariationalBound(steps=1), lambda: None, "2 steps or more"),
         (lambda: Objective(variance=0.0), lambda: None, "share above 0"),
     ],

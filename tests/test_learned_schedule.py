@@ -117,7 +117,7 @@ def test_training_it_takes_the_variance_and_leaves_the_mean():
     schedule = Learned(**ends)
     denoiser, objective = exact_denoiser(schedule), Objective("bound", "stratified")
     optimizer = torch.optim.Adam(schedule.parameters(), 0.05)
-    for k in range(200):
+    for k in range(300):
         source = NoiseSource(range(256 * k, 256 * k + 256), (1,), dtype=torch.float64)
         optimizer.zero_grad()
         objective(denoiser, STD * source.normal("probe"), draws=objective.draw(denoiser, source)).mean().backward()

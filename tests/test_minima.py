@@ -138,6 +138,22 @@ def test_importance_sampling_keeps_the_mean_and_takes_the_variance():
     assert_close(law.density, 0.95 * root / root.mean() + 0.05, rtol=0.05, atol=0)
 
 
+def test_a_loss_is_corrected_by_the_law_that_its_times_were_drawn_from():
+    """At a step at which the law takes in what it has heard, too."""
+    objective = Objective("bound", ImportanceTime(bins=4))
+    denoiser = Denoiser(Scaled(), Cosine(), "v")
+    for _ in range(2 * ImportanceTime.REFRESH):
+        density = objective.times.density.clone()
+        corrected = objective(denoiser, X0, draws=DRAWS)
+        with torch.no_grad():
+            plain = Objective("bound")(denoiser, X0, draws=DRAWS)
+        share = ((T - denoiser.t_min) / (1 - denoiser.t_min) * 4).long()
+        assert_close(corrected.detach(), plain / density[share])
+        objective.times.observe(torch.tensor([0.95]).double(), torch.ones(1), denoiser.t_min, 1.0)  # the last bin
+        objective.times.observe(torch.tensor([0.6]).double(), torch.ones(1), denoiser.t_min, 1.0)
+    assert float((objective.times.density - 1).abs().max()) > 0.1
+
+
 def test_until_every_level_was_seen_times_are_uniform():
     law = ImportanceTime(bins=8)
     for _ in range(100):

@@ -353,6 +353,8 @@ def assemble(spec: Mapping[str, Any], network: nn.Module | None = None) -> Pipel
     if name == "edm":
         arguments = {"data_std": resolved["data_std"]} | arguments
     noise_schedule, schedule_arguments = parts("schedule")
+    if noise_schedule == "learned":  # under which a time means now this level, now that
+        arguments = {"label": "log-snr"} | arguments
     denoiser = Denoiser(
         network,
         schedule.named(noise_schedule, **schedule_arguments),

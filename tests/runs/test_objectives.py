@@ -17,8 +17,13 @@ OBJECTIVES = {
     "bound, importance": ["objective.weight=bound", "objective.times=importance"],
     "uncertainty": ["prediction=edm", "objective.weight=edm", "objective.uncertainty=true"],
     "hybrid": ["prediction=noise", "network.learned_variance=true"],
-    "variational": ["objective.name=variational", "network.learned_variance=true", "schedule=linear"],
-    "learned schedule": ["objective.weight=bound", "schedule=learned", "prediction.label=log-snr"],
+    "variational": [
+        "objective.name=variational",
+        "network.learned_variance=true",
+        "schedule=linear",
+        "objective.times=table",
+    ],
+    "learned schedule": ["objective.weight=bound", "schedule=learned"],
 }
 
 
@@ -54,6 +59,9 @@ def test_a_learned_schedule_and_an_uncertainty_learn_and_are_kept(tmp_path: Path
         (["objective.name=variational", "objective.weight=min-snr"], "objective.weight has no meaning"),
         (["objective.weight=bound", "objective.times=log-normal"], "uniform time"),
         (["schedule=learned"], "weight=bound"),
+        (["schedule=learned", "objective.weight=bound", "range.t_min=0.05"], "fixed ends"),
+        (["schedule=learned", "schedule.shift=1.0", "objective.weight=bound"], "no shift"),
+        (["objective=variational", "schedule=linear"], "time law table"),
         (["objective.weight=p2", "objective.weight.k=0"], "k above 0"),
         (["objective.steps=1"], "greater than or equal to 2"),
     ],

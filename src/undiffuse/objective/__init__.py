@@ -7,7 +7,7 @@ of x_0 times c_out, so the loss is computed as weight c_out^2 |F_hat - F|^2 with
 stays finite where the error of x_0 alone would not.
 """
 
-from undiffuse.objective.base import BaseObjective, Draws, Loss, Objective, PerSample, VariationalBound
+from undiffuse.objective.base import BaseObjective, Draws, Loss, PerSample
 from undiffuse.objective.times import (
     TIME_LAWS,
     ImportanceTime,
@@ -19,7 +19,9 @@ from undiffuse.objective.times import (
     UniformTime,
 )
 from undiffuse.objective.uncertainty import Uncertainty
+from undiffuse.objective.variational import VariationalBound
 from undiffuse.objective.weight import EDM, P2, SNR, WEIGHTS, Bound, MinSNR, Sigmoid, Simple, Uniform, Weight
+from undiffuse.objective.weighted import Objective
 
 OBJECTIVES: dict[str, type[BaseObjective]] = {"weighted": Objective, "variational": VariationalBound}
 

@@ -12,16 +12,12 @@ from torch import Tensor, nn
 from undiffuse.denoiser import Denoiser, Drop, Estimate, Sample
 from undiffuse.errors import InputError, unknown
 from undiffuse.noise import NoiseSource
-from undiffuse.objective.times import TIME_LAWS, TimeLaw
-from undiffuse.objective.uncertainty import Uncertainty
-from undiffuse.objective.variational import Steps, bound_terms
-from undiffuse.objective.weight import WEIGHTS, Weight
+from undiffuse.objective.times import TIME_LAWS, ImportanceTime, TimeLaw
 from undiffuse.prediction import Level
 from undiffuse.registry import build
 from undiffuse.schedule import along_batch
 
 PerSample = Float64[Tensor, " batch"]
-NATS_PER_BIT = 0.6931471805599453
 
 
 class Draws(NamedTuple):
@@ -83,9 +79,27 @@ class BaseObjective(Loss):
             )
         if self.integrates and self.offset:
             raise InputError(f"a variational bound is of independent noise: offset must be 0, not {self.offset}")
-        if isinstance(denoiser.schedule, nn.Module) and not self.integrates:
+        if isinstance(denoiser.schedule, nn.Module):
+            self._check_learned_schedule(denoiser)
+
+    def _check_learned_schedule(self, denoiser: Denoiser) -> None:
+        schedule = denoiser.schedule
+        if not self.integrates or denoiser.learns_variance:
             raise InputError(
-                "a learned schedule minimises the variance of the variational bound: train it with weight=bound"
+                "a learned schedule minimises the variance of the variational bound: train it with weight=bound, and "
+                "without a learned variance"
+            )
+        if isinstance(self.times, ImportanceTime):
+            raise InputError("a learned schedule and time law importance do the same work: use stratified times")
+        if denoiser.t_min != schedule.finest_time or denoiser.t_max != 1:
+            raise InputError(
+                f"a learned schedule has fixed ends, t = {schedule.finest_time} and 1, or it could make its task easy: "
+                f"t_min={denoiser.t_min} and t_max={denoiser.t_max} must be those"
+            )
+        if denoiser.prediction.label != "log-snr":
+            raise InputError(
+                "under a learned schedule a time has no meaning that stays: tell the network its level by "
+                f"prediction.label=log-snr, not {denoiser.prediction.label}"
             )
 
     def draw(self, denoiser: Denoiser, source: NoiseSource) -> Draws:
@@ -132,11 +146,12 @@ class BaseObjective(Loss):
         a, b = estimate.target(level)
         target = along_batch(a, x0) * x0 + along_batch(b, x0) * draws.noise  # the same noise as in x_t
         loss = self.loss(denoiser, estimate, x0, target)
+        # of the law that the times were drawn from, before it hears of this loss
+        correction = self.times.correction(draws.t, denoiser.t_min, denoiser.t_max)
         if torch.is_grad_enabled():
             self.times.observe(draws.t, loss, denoiser.t_min, denoiser.t_max)
         if level.log_snr.requires_grad:
             _descend_variance(level, loss.detach())
-        correction = self.times.correction(draws.t, denoiser.t_min, denoiser.t_max)
         return loss if correction is None else along_batch(correction, loss) * loss
 
 
@@ -145,97 +160,8 @@ def _descend_variance(level: Level, loss: Float[Tensor, " batch"]) -> None:
 
     The mean loss does not depend on the schedule, so loss^2 is its variance up to a constant; the gradient of a
     sample's loss^2 is 2 loss times that of its loss, and all of it passes through the sample's level (Kingma et al.
-    2021, section 5 and appendix I.2).
+    2021, section 5 and appendix I.2). The losses come to the host for it: the price of levels that live there.
     """
     factor = 2 * loss.double().cpu()
     for value in (level.log_snr, level.log_snr_dot):
         value.register_hook(lambda gradient: gradient * factor)
-
-
-class Objective(BaseObjective):
-    """The weighted squared error of what the network predicts, averaged over a sample's elements.
-
-    weight: a name in `WEIGHTS`, or an instance; uncertainty: whether a weight of each noise level is learned besides
-    (`Uncertainty`); times, drop, drop_each, offset: as in `BaseObjective`.
-
-    Where the network learns its variance, `variance` times the discrete variational bound of `steps` steps is added, in
-    bits/dimension, through which the mean does not learn: the hybrid loss (Nichol & Dhariwal 2021, eq. 16).
-    levels: of the data's values in [-1, 1], for the bound's last term (256 for 8-bit pictures, None for others).
-    """
-
-    def __init__(
-        self,
-        weight: str | Weight = "simple",
-        times: str | TimeLaw = "uniform",
-        *,
-        drop: float = 0.1,
-        drop_each: Mapping[str, float] = MappingProxyType({}),
-        offset: float = 0.0,
-        uncertainty: bool = False,
-        variance: float = 0.001,
-        steps: int = 1000,
-        levels: int | None = 256,
-    ) -> None:
-        super().__init__(times, drop=drop, drop_each=drop_each, offset=offset)
-        if not variance > 0 or steps < 2:
-            raise InputError(f"the bound needs a share above 0 and 2 steps or more, not {variance} and {steps}")
-        self.weight = build("weight", WEIGHTS, weight, {}) if isinstance(weight, str) else weight
-        self.integrates = self.weight.integrates
-        self.uncertainty = Uncertainty() if uncertainty else None
-        self.variance, self.steps, self.levels = variance, steps, levels
-
-    def check(self, denoiser: Denoiser) -> None:
-        super().check(denoiser)
-        if self.uncertainty is not None and self.integrates:
-            raise InputError("weight=bound is what it is: with uncertainty=true it would be no bound")
-
-    def loss(self, denoiser: Denoiser, estimate: Estimate, x0: Sample, target: Sample) -> Float[Tensor, " batch"]:
-        level, c_out = estimate.level, denoiser.prediction.c_out(estimate.level)
-        error = (estimate.output - target).square().flatten(1).mean(1)
-        factor = self.weight(level, denoiser.prediction) * c_out.square()
-        if self.integrates:
-            factor = factor * (denoiser.t_max - denoiser.t_min)
-        loss = along_batch(factor, error) * error
-        if self.uncertainty is not None:
-            u = self.uncertainty(level)
-            loss = loss * torch.exp(-u) + u
-        if estimate.variance_fraction is not None:
-            steps = Steps.of(denoiser, level, self.steps)
-            terms = bound_terms(steps, estimate.with_output(estimate.output.detach()), x0, target, c_out, self.levels)
-            loss = loss + self.variance * steps.number / NATS_PER_BIT * terms
-        return loss
-
-
-class VariationalBound(BaseObjective):
-    """The discrete variational bound of `steps` steps, one of its terms per sample, in nats/dimension.
-
-    With a network that learns its variance this is L_vlb of Nichol & Dhariwal (2021); of others the variance is
-    beta-tilde (Ho et al. 2020, eq. 5). The term of the prior, which has nothing to learn, is left out. A table's steps
-    are its own, drawn from with the time law "table". levels: as in `Objective`.
-    """
-
-    integrates = True
-
-    def __init__(
-        self,
-        times: str | TimeLaw = "uniform",
-        *,
-        drop: float = 0.1,
-        drop_each: Mapping[str, float] = MappingProxyType({}),
-        steps: int = 1000,
-        levels: int | None = 256,
-    ) -> None:
-        super().__init__(times, drop=drop, drop_each=drop_each)
-        if steps < 2:
-            raise InputError(f"the bound needs 2 steps or more, not {steps}")
-        self.steps, self.levels = steps, levels
-
-    def check(self, denoiser: Denoiser) -> None:
-        super().check(denoiser)
-        if isinstance(denoiser.schedule, nn.Module):
-            raise InputError("a learned schedule is trained with the bound of continuous time: objective weight=bound")
-
-    def loss(self, denoiser: Denoiser, estimate: Estimate, x0: Sample, target: Sample) -> Float[Tensor, " batch"]:
-        steps = Steps.of(denoiser, estimate.level, self.steps)
-        c_out = denoiser.prediction.c_out(estimate.level)
-        return steps.number * bound_terms(steps, estimate, x0, target, c_out, self.levels)

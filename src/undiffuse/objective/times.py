@@ -1,5 +1,6 @@
 """Time laws: how the times of training are distributed."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -82,14 +83,26 @@ class LogitNormalTime(TimeLaw):
 
 @dataclass(frozen=True)
 class TableTime(TimeLaw):
-    """Uniform over the steps of a table, for networks that are told an integer."""
+    """Uniform over the steps of a table that lie in the range, for networks that are told an integer."""
 
     unbiased = True
 
     def times(self, u: PerSample, schedule: Schedule, t_min: float, t_max: float) -> PerSample:
         if schedule.length is None:
             raise InputError(f"the time law 'table' needs a schedule that is a table, not {schedule!r:.80}")
-        return ((u * schedule.length).ceil() / schedule.length).clamp(t_min, t_max)
+        first, last = steps_within(schedule.length, t_min, t_max)
+        return (first - 1 + (u * (last - first + 1)).ceil()) / schedule.length
+
+
+def steps_within(length: int, t_min: float, t_max: float) -> tuple[int, int]:
+    """The first and the last step of a table of so many whose times i / length lie in [t_min, t_max].
+
+    Raises: InputError where none does.
+    """
+    first, last = math.ceil(t_min * length - 1e-6), math.floor(t_max * length + 1e-6)
+    if not 1 <= first <= last:
+        raise InputError(f"no step of a table of {length} lies between t_min={t_min} and t_max={t_max}")
+    return first, last
 
 
 class ImportanceTime(nn.Module, TimeLaw):

@@ -9,6 +9,7 @@ else follows. Keeping log_snr as the primitive keeps alpha and sigma exact to a 
 Schedules are immutable, know no step count of a sampler and no device: they compute in float64 on the host.
 """
 
+from undiffuse.errors import InputError
 from undiffuse.registry import build
 from undiffuse.schedule.base import FINEST_NOISE_TO_SIGNAL, Host, Schedule, Time, along_batch, check, host
 from undiffuse.schedule.continuous import (
@@ -47,6 +48,10 @@ def named(name: str, *, zero_terminal: bool = False, shift: float = 0.0, **argum
             isinstance(value, kind),
             f"{key} of schedule {name} must be {'a number' if key == 'shift' else 'true or false'}",
             repr(value),
+        )
+    if name == "learned" and (zero_terminal or shift):
+        raise InputError(
+            "a learned schedule has ends of its own: give log_snr_max and log_snr_min, no shift or rescaling"
         )
     if name == "flow" and not zero_terminal:
         return build("schedule", SCHEDULES, name, {"shift": float(shift), **arguments})

@@ -33,7 +33,8 @@ def train(
 ) -> Iterator[Float[Tensor, ""]]:
     """Train from state.step to state.total, one optimizer step at a time; yields the mean loss, on the device.
 
-    batch(step): the samples, conditions and seeds of a step. clip: the largest gradient norm. ema_width: see `ema`.
+    batch(step): the samples, conditions and seeds of a step. clip: the largest gradient norm, of the
+    network, and of what is learned beside it. ema_width: see `ema`.
     state.total may be set while the loop runs, no later than the end of the warm-up. Between two yields the state is
     whole: it can be saved, or the loop left.
     """
@@ -45,8 +46,9 @@ def train(
         draws = objective.draw(model, NoiseSource(seeds, samples.shape[1:], samples.device))
         loss = objective(model, samples, conditions, draws).mean()
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(state.parameters, clip)
+        norm = torch.zeros_like(loss.detach())
         for group in state.optimizer.param_groups:
+            norm = norm + torch.nn.utils.clip_grad_norm_(group["params"], clip).to(norm)
             group["lr"] = learning_rate * learning_rate_factor(state.step, warmup, state.total)
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)

@@ -28,16 +28,23 @@ class TrainState(Generic[M]):
     def __init__(self, model: M, objective: Loss, learning_rate: float, weight_decay: float) -> None:
         self.model, self.objective = model, objective
         self.average = copy.deepcopy(model).requires_grad_(False).eval()
-        parameters = [*model.parameters(), *objective.parameters()]
+        # a learned schedule and the objective's own weights are of another kind than the network's: they are not
+        # decayed, and their gradients do not count in the norm to which the network's are clipped
+        schedule = getattr(model, "schedule", None)
+        apart = [*(schedule.parameters() if isinstance(schedule, nn.Module) else ()), *objective.parameters()]
+        others = {id(parameter) for parameter in apart}
+        groups = [{"params": [p for p in model.parameters() if id(p) not in others]}]
+        if apart:
+            groups.append({"params": apart, "weight_decay": 0.0})  # type: ignore[dict-item]
         self.optimizer = torch.optim.AdamW(
-            parameters, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99), fused=True
+            groups, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99), fused=True
         )
-        self.parameters = parameters
+        self.parameters: list[Tensor] = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.step = 0
         self.total: int | None = None
         self.seconds = 0.0  # of training so far, over all sessions
         # the first step whose loss or gradient was not finite, or -1; a tensor, so that nothing waits for it
-        self.first_bad = torch.full((), -1, dtype=torch.int64, device=parameters[0].device)
+        self.first_bad = torch.full((), -1, dtype=torch.int64, device=self.parameters[0].device)
 
     @property
     def finished(self) -> bool:
