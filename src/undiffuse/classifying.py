@@ -141,6 +141,11 @@ class ClassifierExperiment:
         }
         torch.manual_seed(recipe.training.seed)
         classifier = assemble(spec).to(self.device)
+        if isinstance(classifier.schedule, torch.nn.Module):  # learned with the run, and not to be learned again
+            trained = pipeline.load(Path(run), device="cpu").denoiser.schedule
+            assert isinstance(trained, torch.nn.Module)
+            classifier.schedule.load_state_dict(trained.state_dict())
+            classifier.schedule.requires_grad_(False)
         self.spec = open_folder(self.folder, spec)
         self.state = TrainState(
             classifier, ClassifierObjective(self.name), recipe.training.learning_rate, recipe.training.weight_decay

@@ -306,6 +306,11 @@ class Wrapper(BaseDenoiser):
         return self.denoiser.encode(condition, drop)
 
 
+def rows_of_encoded(condition: Encoded, index: Int64[Tensor, " chosen"]) -> Encoded:
+    """Some samples' encoded conditions; what stands for all stays."""
+    return {name: value[index.to(value.device)] if len(value) > 1 else value for name, value in condition.items()}
+
+
 class Given(Wrapper):
     """A denoiser with its condition filled in."""
 
@@ -323,7 +328,7 @@ class Given(Wrapper):
 
     def rows(self, index: Int64[Tensor, " chosen"]) -> "Given":
         chosen = cast(Given, super().rows(index))
-        chosen.condition = {k: v[index.to(v.device)] if len(v) > 1 else v for k, v in self.condition.items()}
+        chosen.condition = rows_of_encoded(self.condition, index)
         return chosen
 
     def encode(self, condition: Mapping[str, object], drop: Drop | None = None) -> Encoded:

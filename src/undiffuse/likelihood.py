@@ -67,7 +67,7 @@ def variational_bound(
     given = denoiser.encode(condition or {})
 
     def noised(t: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """x_t, and the error of its estimate, squared and averaged over the elements."""
+        """The estimate of x_0 at times t, and its error, squared and averaged over the elements."""
         x_t = along_batch(schedule.alpha(t), x0) * x0 + along_batch(schedule.sigma(t), x0) * source.normal("noise", k)
         x0_hat = denoiser(x_t, t, given).x0
         return x0_hat, (x0_hat - x0).square().flatten(1).mean(1)

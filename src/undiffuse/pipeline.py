@@ -14,7 +14,7 @@ from undiffuse.codecs import CODECS
 from undiffuse.conditioning import CONDITIONS, Condition, Conditioner, Label
 from undiffuse.denoiser import BaseDenoiser, Denoiser
 from undiffuse.errors import InputError, unknown
-from undiffuse.guidance import ClassifierFree
+from undiffuse.guidance import ClassifierFree, Guidance
 from undiffuse.modalities import image
 from undiffuse.networks import NETWORKS
 from undiffuse.registry import build
@@ -163,6 +163,11 @@ class Pipeline:
         if callable(guidance):
             with torch.no_grad():
                 return guidance(self.denoiser.eval()).given(**given)
+        if guidance is not None and not isinstance(guidance, int | float):
+            raise InputError(
+                f"guidance is a number or a function of the denoiser, not {guidance!r:.80}: scales for each sample go "
+                "into one, lambda denoiser: ClassifierFree(denoiser, scales)"
+            )
         scale = self.scale(guidance, bool(given))
         if scale != 1.0 and not given:
             raise InputError(f"guidance={scale} needs a condition to guide to, such as label=0")
@@ -275,6 +280,8 @@ class Pipeline:
         if batch_size < 1:
             raise InputError(f"the batch size must be at least 1, not {batch_size}")
         steered = guidance(self.denoiser.eval()) if callable(guidance) else None
+        if isinstance(steered, Guidance):
+            steered.check_batch(n)
         values = self.read(n, condition, () if steered is None else steered.conditions)
         shared = all(len(value) == 1 for value in values.values())  # by all samples: then encoded once for all batches
         denoiser = self.guided(guidance, **values) if shared and steered is None else None

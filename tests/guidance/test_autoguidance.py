@@ -89,7 +89,7 @@ def test_the_times_are_those_that_both_models_know():
 def test_what_autoguidance_refuses():
     strong = toy()
     Autoguidance(strong, toy(schedule=Cosine()), 2.0)  # an equal schedule, not the same object
-    with pytest.raises(InputError, match="x_t means another noise level on each"):
+    with pytest.raises(InputError, match="for the weak denoiser: both must be on one schedule"):
         Autoguidance(strong, toy(schedule=Flow()), 2.0)
     with pytest.raises(InputError, match="its condition is given after that"):
         Autoguidance(strong, toy().given(label=1), 2.0)

@@ -227,5 +227,5 @@ def test_what_is_wrong_is_said():
         guided.given(label=1, size=3)
     with pytest.raises(InputError, match="finite, not nan"):
         Classifier(plain, law, float("nan"))
-    with pytest.raises(InputError, match="train one on the same schedule"):
+    with pytest.raises(InputError, match="for the classifier: both must be on one schedule"):
         Classifier(plain, Bayes(Flow()), 1.0)

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from measuring import MEASUREMENTS, SHAPE, matrix
 from undiffuse import InputError
 from undiffuse.guidance import Blurred, Downsampled, Masked, Misfit
-from undiffuse.guidance.measurement import adjoint, least_squares
+from undiffuse.guidance.least_squares import adjoint, least_squares
 
 X = torch.randn(3, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 

@@ -23,8 +23,8 @@ from undiffuse.guidance import (
     Steered,
 )
 from undiffuse.guidance.base import CONTRAST, THRESHOLD
-from undiffuse.prediction import PREDICTIONS
-from undiffuse.schedule import Cosine
+from undiffuse.prediction import PREDICTIONS, V
+from undiffuse.schedule import Cosine, Learned
 
 MIDDLE = (-1.5, 2.0)  # two of the four levels at T lie in it
 STRENGTHS = torch.tensor([0.7, 0.0, 1.0, 0.4], dtype=torch.float64)
@@ -207,3 +207,18 @@ def test_a_limit_needs_a_guidance(unchecked):
     for name in NEED_A_GUIDANCE:
         with pytest.raises(InputError, match=r"goes around a guidance, such as .*, not around Denoiser"):
             AROUND[name](toy())
+
+
+@pytest.mark.parametrize("name", ["classifier", "steered", "posterior"])
+def test_guidance_by_gradients_says_that_inference_mode_has_none(name):
+    with torch.inference_mode(), pytest.raises(InputError, match="guidance by gradients runs"):
+        CASES[name].guided(toy(), LABELS, CASES[name].strong)(X, T)
+
+
+def test_the_same_levels_under_another_name_are_the_same_schedule():
+    learned = [Denoiser(torch.nn.Identity(), Learned(), V(label="log-snr")) for _ in range(2)]
+    Autoguidance(*learned, 2.0)
+    with torch.no_grad():
+        learned[1].schedule.heights[:4] += 2
+    with pytest.raises(InputError, match="both must be on one schedule"):
+        Autoguidance(*learned, 2.0)

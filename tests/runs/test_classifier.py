@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import undiffuse as ud
-from tiny import tiny
+from tiny import tiny, train
 from undiffuse.classifying import FOLDER, ClassifierExperiment, ClassifierRecipe, load_classifier
 from undiffuse.errors import InputError
 from undiffuse.experiment import load_data
@@ -169,3 +169,12 @@ def test_a_classifier_makes_an_unconditional_model_draw_the_digit_asked_for(tmp_
     images = model.sample(100, label=labels, guidance=lambda denoiser: Classifier(denoiser, law, 4.0))
     share = metrics.label_agreement(judge, torch.from_numpy(images)[:, None], labels)["share"]
     assert share > 0.6, share  # chance is 0.1
+
+
+def test_under_a_learned_schedule_the_classifier_stands_on_the_runs_own(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(tiny(run, "schedule=learned", "objective.weight=bound", "training.learning_rate=0.05"), until=5)
+    list(classifier_of(run, steps=4).train())
+    ours, theirs = load_classifier(run).schedule, ud.load(run).denoiser.schedule
+    assert torch.equal(ours.heights, theirs.heights) and not torch.equal(ours.heights, torch.zeros_like(ours.heights))
+    Classifier(ud.load(run).denoiser, load_classifier(run), 2.0)

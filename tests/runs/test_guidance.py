@@ -8,7 +8,19 @@ import torch
 
 import undiffuse as ud
 from tiny import tiny, train
-from undiffuse.guidance import Autoguidance, ClassifierFree, DynamicThreshold, Interval, Rescaled
+from undiffuse import InputError
+from undiffuse.guidance import (
+    Autoguidance,
+    ClassifierFree,
+    Composed,
+    DynamicThreshold,
+    Interval,
+    Masked,
+    Misfit,
+    Posterior,
+    Rescaled,
+    Steered,
+)
 
 
 def picture(call, run: Path, out: Path, *options: object) -> np.ndarray:
@@ -76,3 +88,22 @@ def test_scales_per_sample_are_the_samples_own_in_any_batch(run: Path) -> None:
     for i, scale in enumerate(scales.tolist()):
         alone = model.sample(1, seed=i, label=i + 1, steps=4, guidance=scale if scale != 1 else 1.0)
         assert np.abs(each[i].astype(int) - alone[0]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("guidance", "message"),
+    [
+        (lambda d: ClassifierFree(d, torch.ones(3)), "holds 3 values of weights for 8 samples"),
+        (lambda d: ClassifierFree(d, torch.ones(16)), "holds 16 values of weights for 8 samples"),
+        (lambda d: Steered(d, Misfit(lambda x: x, torch.zeros(3, 1, 8, 8)), 1.0), "each of 3 samples, and there are 8"),
+        (lambda d: Posterior(d, Masked(torch.ones(3, 1, 8, 8)), torch.zeros(1, 1, 8, 8)), "3 samples, and there are 8"),
+        (lambda d: ClassifierFree(d, 2.0, negative={"label": list(range(8))}), "are of 8 samples"),
+        (lambda d: Composed(d, [({"label": list(range(8))}, 2.0)]), "are of 8 samples"),
+        (torch.full((8,), 3.0), "go into one, lambda denoiser"),
+        ("3", "a number or a function"),
+    ],
+)
+def test_what_is_held_for_other_samples_is_refused(run: Path, guidance, message) -> None:
+    given = {} if callable(guidance) and isinstance(guidance(ud.load(run).denoiser), Composed) else {"label": 1}
+    with pytest.raises(InputError, match=message):
+        ud.load(run).sample(8, steps=2, guidance=guidance, batch_size=4, **given)

@@ -125,7 +125,7 @@ def _weak(text: str, model: Pipeline) -> Pipeline:
 
 
 def _two_numbers(text: str) -> tuple[float, float]:
-    number = r"\s*([-+]?(?:inf|\d+\.?\d*(?:e[-+]?\d+)?))\s*"
+    number = r"\s*([-+]?(?:inf|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?))\s*"
     match = re.fullmatch(f"{number},{number}", text)
     if not match:
         raise InputError(f"--interval takes two log-SNRs with a comma between them, such as -2,5, not {text!r}")

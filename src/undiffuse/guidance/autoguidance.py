@@ -8,7 +8,7 @@ from torch import Tensor
 
 from undiffuse.denoiser import BaseDenoiser, Drop, Encoded, Estimate, Sample
 from undiffuse.errors import InputError
-from undiffuse.guidance.base import CONTRAST, Guidance, Scale, scale_of
+from undiffuse.guidance.base import CONTRAST, Guidance, Scale, check_levels, scale_of
 from undiffuse.guidance.estimates import between
 from undiffuse.schedule import Time
 
@@ -34,11 +34,7 @@ class Autoguidance(Guidance):
     def __init__(self, denoiser: BaseDenoiser, weak: BaseDenoiser, scale: Scale) -> None:
         super().__init__(denoiser)
         self.check_inside(weak)
-        if weak.schedule != denoiser.schedule:
-            raise InputError(
-                f"the weak denoiser is on {weak.schedule!r:.120}, the strong one on {denoiser.schedule!r:.120}: "
-                "x_t means another noise level on each, so their estimates cannot be contrasted"
-            )
+        check_levels(denoiser, weak.schedule, "the weak denoiser")
         self.weak, self.scale = weak, scale_of(scale, "guidance")
         self.t_min, self.t_max = max(denoiser.t_min, weak.t_min), min(denoiser.t_max, weak.t_max)
         if not self.t_min < self.t_max:

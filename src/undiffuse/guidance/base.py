@@ -9,12 +9,13 @@ outermost, and what lies between may stand in any order:
 from abc import abstractmethod
 from typing import ClassVar, cast
 
+import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from undiffuse.denoiser import BaseDenoiser, Encoded, Estimate, Given, Sample, Wrapper
 from undiffuse.errors import InputError
-from undiffuse.schedule import Time, host
+from undiffuse.schedule import Schedule, Time, host
 
 CONTRAST, STEER, THRESHOLD = 0, 1, 2  # from the innermost to the outermost
 Scale = float | Float[Tensor, " batch"]
@@ -87,17 +88,34 @@ class Guidance(Wrapper):
         return chosen
 
 
+def check_levels(ours: BaseDenoiser, schedule: Schedule, whose: str) -> None:
+    """Raises: InputError unless another schedule has a denoiser's noise levels throughout its range.
+
+    By the levels, not by what the schedules are called: learned ones have a name and may differ.
+    """
+    t = torch.linspace(ours.t_min, ours.t_max, 9, dtype=torch.float64)
+    here, there = (torch.stack(each.scales(each.log_snr(t))).detach() for each in (ours.schedule, schedule))
+    if not torch.allclose(here, there, rtol=1e-4, atol=1e-8):
+        at = int((here - there).abs().amax(0).argmax())
+        (alpha, sigma), (its_alpha, its_sigma) = here[:, at].tolist(), there[:, at].tolist()
+        raise InputError(
+            f"at t = {float(t[at]):.3g} x_t is {alpha:.4g} x_0 + {sigma:.4g} noise here, and {its_alpha:.4g} x_0 + "
+            f"{its_sigma:.4g} noise for {whose}: both must be on one schedule"
+        )
+
+
+def check_gradients() -> None:
+    """Raises: InputError where no gradient can be taken, not even by asking."""
+    if torch.is_inference_mode_enabled():
+        raise InputError("guidance by gradients runs under torch.no_grad, not under torch.inference_mode")
+
+
 def scale_of(scale: Scale, what: str) -> Float64[Tensor, "..."]:
     """A scale as float64 on the host, () or (B,). Raises: InputError unless it is finite."""
     scale = host(scale)
     if scale.ndim > 1 or not bool(scale.isfinite().all()):
         raise InputError(f"the {what} scale must be finite, not {scale.tolist()}: a number, or one per sample")
     return scale
-
-
-def chosen(values: Encoded, index: Int64[Tensor, " chosen"]) -> dict[str, Tensor]:
-    """Some samples' encoded conditions; what stands for all stays."""
-    return {name: value[index.to(value.device)] if len(value) > 1 else value for name, value in values.items()}
 
 
 class Tempered(Guidance):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from undiffuse.denoiser import BaseDenoiser, Drop, Encoded, Estimate, Sample
 from undiffuse.errors import InputError, unknown
-from undiffuse.guidance.base import STEER, Guidance, Scale, scale_of
+from undiffuse.guidance.base import STEER, Guidance, Scale, check_gradients, check_levels, scale_of
 from undiffuse.guidance.estimates import tilted
 from undiffuse.prediction import NOISE_LABELS, Level
 from undiffuse.schedule import Schedule, Time, along_batch, host
@@ -91,12 +91,12 @@ class Classifier(Guidance):
 
     def __init__(self, denoiser: BaseDenoiser, classifier: ClassLaw, scale: Scale, name: str = "label") -> None:
         super().__init__(denoiser)
-        t = torch.linspace(self.t_min, self.t_max, 5, dtype=torch.float64)
-        ours, theirs = (schedule.scales(schedule.log_snr(t)) for schedule in (denoiser.schedule, classifier.schedule))
-        if not torch.allclose(torch.stack(ours), torch.stack(theirs), rtol=1e-4, atol=1e-8):
+        check_levels(denoiser, classifier.schedule, "the classifier")
+        first, last = getattr(classifier, "t_min", self.t_min), getattr(classifier, "t_max", self.t_max)
+        if first > self.t_min * (1 + 1e-6) or last < self.t_max * (1 - 1e-6):
             raise InputError(
-                f"the classifier knows the noise of {classifier.schedule!r:.100}, but the denoiser's is that of "
-                f"{denoiser.schedule!r:.100}: train one on the same schedule"
+                f"the classifier knows times in [{first:.6g}, {last:.6g}], and the denoiser is called in "
+                f"[{self.t_min:.6g}, {self.t_max:.6g}]: train one on the same range"
             )
         self.classifier, self.name = classifier, name
         self.scale = scale_of(scale, "classifier's")
@@ -153,6 +153,7 @@ class Classifier(Guidance):
 
     def _gradient(self, x_t: Sample, t: Time, asked: Int64[Tensor, " asked"]) -> Sample:
         """grad_x log p(y | x_t, t) for the class that each sample is asked for; 0 where that is none."""
+        check_gradients()
         followed = torch.is_grad_enabled() and x_t.requires_grad  # by another guidance, or a likelihood
         asked = asked.to(x_t.device, non_blocking=True).expand(len(x_t))[:, None]
         with torch.enable_grad():

@@ -77,6 +77,12 @@ class Contrast(Guidance):
         self, x_t: Sample, times: Float64[Tensor, " batch"], condition: Encoded, used: Sequence[int]
     ) -> list[Estimate]:
         """The estimates under the conditions that are used, in their order."""
+        for name, value in condition.items():
+            if len(value) not in (1, len(x_t)):
+                raise InputError(
+                    f"the conditions ({name}) are of {len(value)} samples and the batch is of {len(x_t)}: what is said "
+                    "apart, a negative or a part, is for all samples or for those of one batch"
+                )
         if self.sequential or len(used) == 1:
             one_each = ({name: value[:, i] for name, value in condition.items()} for i in used)
             return [self.denoiser(x_t, times, one) for one in one_each]

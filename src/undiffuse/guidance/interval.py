@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from undiffuse.denoiser import Encoded, Estimate, Sample
+from undiffuse.denoiser import Encoded, Estimate, Sample, rows_of_encoded
 from undiffuse.errors import InputError
-from undiffuse.guidance.base import Guidance, Tempered, chosen
+from undiffuse.guidance.base import Guidance, Tempered
 from undiffuse.schedule import Time, host
 
 Pair = tuple[Estimate, Estimate]
@@ -54,7 +54,7 @@ class Interval(Tempered):
     ) -> Pair:
         """Both estimates for some samples, which stand inside or outside."""
         guidance = self.denoiser.rows(index)
-        x_t, times, condition = x_t[index.to(x_t.device)], times[index], chosen(condition, index)
+        x_t, times, condition = x_t[index.to(x_t.device)], times[index], rows_of_encoded(condition, index)
         return guidance.both(x_t, times, condition) if inside else _twice(guidance.plain(x_t, times, condition))
 
     def _joined(self, parts: Pair, index: Int64[Tensor, " batch"], times: Tensor) -> Estimate:

@@ -1,5 +1,6 @@
-"""Linear measurements y = A x_0 + n of pictures, their adjoints, and least squares with them."""
+"""Linear measurements y = A x_0 + n of pictures."""
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -7,12 +8,11 @@ from typing import TypeVar, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from undiffuse.denoiser import Sample
 from undiffuse.errors import InputError
-from undiffuse.schedule import along_batch
 
 Linear = Callable[[Tensor], Tensor]  # A: samples (B, ...) -> measurements (B, ...), linear, each of its own sample
 Images = Float[Tensor, "batch channels height width"]
@@ -32,6 +32,11 @@ class Measurement(ABC):
 
     def __call__(self, x0: Sample) -> Sample:
         return self.forward(x0)
+
+    @property
+    def batch(self) -> int:
+        """For how many samples it holds something of their own; 1 where it is one for all."""
+        return 1
 
     def rows(self, index: Int64[Tensor, " chosen"]) -> "Measurement":
         """This measurement for some samples of its batch."""
@@ -55,11 +60,19 @@ class Masked(Measurement):
             )
         self.mask = mask if mask.ndim == 4 else mask[None]
 
+    @property
+    def batch(self) -> int:
+        return len(self.mask)
+
     def forward(self, x0: Images) -> Images:
         return self.mask.to(x0) * x0
 
     def rows(self, index: Int64[Tensor, " chosen"]) -> "Masked":
-        return self if len(self.mask) == 1 else Masked(self.mask[index.to(self.mask.device)])
+        if len(self.mask) == 1:
+            return self
+        chosen = copy.copy(self)  # what is a mask stays one, and asking would wait for its device
+        chosen.mask = self.mask[index.to(self.mask.device)]
+        return chosen
 
 
 class Blurred(Measurement):
@@ -124,6 +137,11 @@ class Misfit:
     def __init__(self, measure: Linear, y: Float[Tensor, "..."]) -> None:
         self.measure, self.y = measure, y
 
+    @property
+    def batch(self) -> int:
+        """For how many samples it holds something of their own."""
+        return max(len(self.y), getattr(self.measure, "batch", 1))
+
     def __call__(self, x0: Sample) -> Float[Tensor, " batch"]:
         seen = self.measure(x0)
         check_measured(self.y, seen)
@@ -140,6 +158,13 @@ def rows_of(held: Held, index: Int64[Tensor, " chosen"]) -> Held:
     return held if rows is None else cast(Held, rows(index))
 
 
+def check_held(held: object, batch: int) -> None:
+    """Raises: InputError where something is held for another number of samples."""
+    own = getattr(held, "batch", 1)
+    if own not in (1, batch):
+        raise InputError(f"{type(held).__name__} holds something for each of {own} samples, and there are {batch}")
+
+
 def check_measured(y: Tensor, seen: Tensor) -> None:
     """Raises: InputError unless `y` is one measurement like those `seen`, or one for each."""
     if y.shape[1:] != seen.shape[1:] or len(y) not in (1, len(seen)):
@@ -147,63 +172,3 @@ def check_measured(y: Tensor, seen: Tensor) -> None:
             f"y is {tuple(y.shape)}, but what is measured of these samples is {tuple(seen.shape)}: "
             "give one for each, or one for all with 1 in front"
         )
-
-
-def adjoint(measure: Linear, like: Sample) -> Linear:
-    """A^T, from measurements of samples like these back to such samples: the gradient of <A x, y>.
-
-    A is linear, so it is the same at every x. Raises: InputError where no gradient comes through.
-    """
-    with torch.enable_grad():
-        x = torch.zeros_like(like).requires_grad_()
-        seen = measure(x)
-    if not seen.requires_grad:
-        raise InputError(f"the measurement {measure!r} must be differentiable, but its result has no gradient")
-
-    def back(y: Tensor) -> Tensor:
-        return torch.autograd.grad(seen, x, y.expand_as(seen), retain_graph=True)[0]
-
-    return back
-
-
-def dots(u: Sample, v: Sample) -> Float[Tensor, " batch"]:
-    """<u, v> of each sample."""
-    return (u * v).flatten(1).sum(1)
-
-
-def per_sample(value: Float[Tensor, " batch"], like: Tensor) -> Tensor:
-    """A number for each sample, on its device, ready to multiply `like` (B, ...)."""
-    return value.reshape(-1, *[1] * (like.ndim - 1))
-
-
-def least_squares(
-    measure: Linear, y: Sample, like: Sample, ridge: Float64[Tensor, " batch"], iterations: int
-) -> Sample:
-    """x (B, ...) of the shape of `like` with the least |A x - y|^2 + ridge |x|^2, which is A^T (A A^T + ridge)^-1 y.
-
-    Where ridge is 0 it is the pseudo-inverse A^+ y, and what of y no x gives is left alone. By so many conjugate
-    gradients: fewer than A has distinct singular values stop short of it, and hold back the smallest of them.
-    ridge: on the host, 0 or above. Nothing waits for the device: a sample that has converged stands still.
-
-    Source: CGLS (Hestenes & Stiefel 1952; Bjorck, Numerical Methods for Least Squares Problems, 1996, algorithm 7.4.1).
-    """
-    back, damping = adjoint(measure, like), along_batch(ridge, like)
-
-    def squared(v: Tensor) -> Tensor:
-        return per_sample(dots(v, v), like)
-
-    x = torch.zeros_like(like)
-    residual = y
-    direction = slope = back(residual)
-    first = now = squared(slope)
-    least = first * torch.finfo(like.dtype).eps ** 2
-    for _ in range(iterations):
-        seen = measure(direction)
-        curvature = squared(seen) + damping * squared(direction)
-        step = torch.where((now > least) & (curvature > 0), now / curvature, 0.0)
-        x = x + step * direction
-        residual = residual - per_sample(step.flatten(), residual) * seen
-        slope = back(residual) - damping * x
-        before, now = now, squared(slope)
-        direction = slope + torch.where(before > least, now / before, 0.0) * direction
-    return x

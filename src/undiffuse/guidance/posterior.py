@@ -9,9 +9,10 @@ from torch import Tensor
 
 from undiffuse.denoiser import BaseDenoiser, Encoded, Estimate, Sample
 from undiffuse.errors import InputError
-from undiffuse.guidance.base import Guidance, Scale, scale_of
+from undiffuse.guidance.base import Guidance, Scale, check_gradients, scale_of
 from undiffuse.guidance.estimates import detached, moved
-from undiffuse.guidance.measurement import Linear, check_measured, dots, least_squares, per_sample, rows_of
+from undiffuse.guidance.least_squares import dots, least_squares, per_sample
+from undiffuse.guidance.measurement import Linear, check_held, check_measured, rows_of
 from undiffuse.prediction import Level
 from undiffuse.schedule import Time, along_batch, host
 
@@ -91,6 +92,7 @@ class Posterior(Guidance):
         if not bool(self.scale.any()):
             plain = self.plain(x_t, t, condition)
             return plain, plain
+        check_gradients()
         check_measured(self.y, self.measure(x_t))
         if self.covariance == "isotropic":
             plain = self.plain(x_t, t, condition)
@@ -145,6 +147,10 @@ class Posterior(Guidance):
             earlier.append((direction, carried, seen, size))
         first, _, _, size = earlier[0]
         return torch.where(per_sample(size, x0) > 0, change, first)
+
+    def check_batch(self, batch: int) -> None:
+        super().check_batch(batch)
+        check_held(self.measure, batch)
 
     def plain(self, x_t: Sample, t: Time, condition: Encoded | None = None) -> Estimate:
         return cast(Estimate, self.denoiser(x_t, t, condition))

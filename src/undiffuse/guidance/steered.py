@@ -9,9 +9,9 @@ from torch import Tensor
 
 from undiffuse.denoiser import BaseDenoiser, Encoded, Estimate, Sample
 from undiffuse.errors import InputError
-from undiffuse.guidance.base import Guidance, Scale, scale_of
+from undiffuse.guidance.base import Guidance, Scale, check_gradients, scale_of
 from undiffuse.guidance.estimates import detached, tilted
-from undiffuse.guidance.measurement import rows_of
+from undiffuse.guidance.measurement import check_held, rows_of
 from undiffuse.schedule import Time
 
 Distance = Callable[[Tensor], Tensor]  # of x_0 (B, ...), differentiable: (B,), each of its own sample
@@ -24,8 +24,10 @@ class Steered(Guidance):
     meanwhile. Where alpha = 0, x_t says nothing of x_0 and the estimate stays as it is.
 
     distance: of x_0 (B, ...), one number for each sample (B,); with a method `rows(index)` where it holds something per
-    sample. With `Misfit`, |A x_0 - y|, this is diffusion posterior sampling (Chung et al. 2023, eq. 16 with the step
-    sizes of their algorithm 1). scale: a number, or one per sample (B,); where it is 0 for all no gradient is taken.
+    sample. scale: a number, or one per sample (B,); where it is 0 for all no gradient is taken.
+
+    With `Misfit`, |A x_0 - y|, this is the score of diffusion posterior sampling (Chung et al. 2023, eq. 16) with a
+    constant scale, where their algorithm 1 takes steps of a constant size in x.
 
     Raises: InputError for a scale that is not finite, and when called with a distance of another shape or without a
     gradient.
@@ -43,6 +45,7 @@ class Steered(Guidance):
         if not bool(self.scale.any()):
             plain = self.plain(x_t, t, condition)
             return plain, plain
+        check_gradients()
         followed = torch.is_grad_enabled() and x_t.requires_grad  # by a guidance outside this one
         with torch.enable_grad():
             x = x_t if followed else x_t.detach().requires_grad_()
@@ -56,6 +59,10 @@ class Steered(Guidance):
             (gradient,) = torch.autograd.grad(distances.sum(), x, create_graph=followed)
         plain = estimate if followed else detached(estimate)
         return plain, tilted(plain, -gradient, self.scale)
+
+    def check_batch(self, batch: int) -> None:
+        super().check_batch(batch)
+        check_held(self.distance, batch)
 
     def plain(self, x_t: Sample, t: Time, condition: Encoded | None = None) -> Estimate:
         return cast(Estimate, self.denoiser(x_t, t, condition))
