@@ -1,25 +1,19 @@
-"""A model ready to use: codec + conditioner + denoiser + defaults of sampling. What `load` gives back."""
+"""Sampling from a trained model in the data's own form."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
-from torch import Tensor, nn
+from torch import Tensor
 
-from undiffuse import prediction, samplers, schedule
-from undiffuse.codecs import CODECS
-from undiffuse.conditioning import CONDITIONS, Condition, Conditioner, Label
+from undiffuse import samplers
+from undiffuse.conditioning import Condition, Conditioner, Label
 from undiffuse.denoiser import BaseDenoiser, Denoiser
 from undiffuse.errors import InputError, unknown
 from undiffuse.guidance import ClassifierFree, Guidance
 from undiffuse.modalities import image
-from undiffuse.networks import NETWORKS
-from undiffuse.registry import build
 from undiffuse.samplers import Sampler, stored
-from undiffuse.weights import fill, read
 
 DEFAULTS: dict[str, Any] = {"sampler": "unipc:variable=index", "grid": "vp-quadratic", "steps": 20, "guidance": 1.0}
 Steering = Callable[[BaseDenoiser], BaseDenoiser]  # a guidance, or several around one another
@@ -315,144 +309,3 @@ class Pipeline:
         """Move the denoiser; returns self."""
         self.denoiser.to(device)
         return self
-
-
-def assemble(spec: Mapping[str, Any], network: nn.Module | None = None) -> Pipeline:
-    """An untrained pipeline from a whole recipe: plain names and numbers, as a run folder's recipe.yaml holds them.
-
-    spec["resolved"] says what the data decided: shape (C, H, W), data_std, and the facts of each condition.
-    """
-    resolved = spec["resolved"]
-
-    def parts(section: str) -> tuple[str, dict[str, Any]]:
-        arguments = dict(spec[section])
-        return arguments.pop("name"), arguments
-
-    conditions = _conditions(spec)
-    made = {
-        name: build("condition", CONDITIONS, kind, arguments)
-        for name, (kind, arguments) in conditions.items()
-        if CONDITIONS[kind].feeds != "vector"
-    }
-    if network is None:
-        name, arguments = parts("network")
-        for key, decided in ({"condition_channels": 0, "context": None} | _inputs(made)).items():
-            if key in arguments and arguments[key] != decided:
-                raise InputError(
-                    f"network.{key}={arguments[key]!r} is decided by the conditions, which make it {decided!r}"
-                )
-        network = build("network", NETWORKS, name, {"channels": resolved["shape"][0]} | _inputs(made) | arguments)
-    if len(made) < len(conditions) and not hasattr(network, "embedding_width"):
-        raise InputError(
-            f"a network that takes the conditions {', '.join(conditions)} needs an attribute embedding_width, "
-            "the width of the `vector` that it is given"
-        )
-    for name, (kind, arguments) in conditions.items():
-        if name not in made:
-            if "width" in arguments:
-                raise InputError(
-                    f"condition.{name}.width={arguments['width']!r} is decided by the network: leave it out"
-                )
-            made[name] = build("condition", CONDITIONS, kind, {"width": network.embedding_width} | arguments)
-    conditioner = Conditioner({name: made[name] for name in conditions}) if conditions else None
-    name, arguments = parts("prediction")
-    arguments = {key: value for key, value in arguments.items() if value is not None}
-    if name == "edm":
-        arguments = {"data_std": resolved["data_std"]} | arguments
-    noise_schedule, schedule_arguments = parts("schedule")
-    if noise_schedule == "learned":  # under which a time means now this level, now that
-        arguments = {"label": "log-snr"} | arguments
-    denoiser = Denoiser(
-        network,
-        schedule.named(noise_schedule, **schedule_arguments),
-        prediction.named(name, **arguments),
-        conditioner=conditioner,
-        t_min=spec["range"]["t_min"],
-        t_max=spec["range"]["t_max"],
-        data_std=resolved["data_std"],
-        precision=torch.bfloat16 if resolved["precision"] == "bfloat16" else None,
-    )
-    codec = build("codec", CODECS, spec["codec"], {})
-    return Pipeline(denoiser, codec, resolved["shape"], spec["sampling"], spec["name"])
-
-
-def _conditions(spec: Mapping[str, Any]) -> dict[str, tuple[str, dict[str, Any]]]:
-    """The kind of each condition, and its arguments: those of the recipe, then what the data decided."""
-    found = {}
-    for name, section in spec["condition"].items():
-        arguments = spec["resolved"]["conditions"].get(name, {}) | section
-        kind = arguments.pop("name")
-        if kind not in CONDITIONS:
-            raise unknown("kind of condition", kind, CONDITIONS)
-        found[name] = (kind, arguments)
-    return found
-
-
-def _inputs(made: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that a network needs to take what these conditions feed beside its vector."""
-    channels = sum(part.channels for part in made.values() if part.feeds == "image")
-    contexts = sorted({part.context for part in made.values() if part.feeds == "tokens"})
-    if len(contexts) > 1:
-        raise InputError(f"conditions of tokens must be of one width, not {' and '.join(map(str, contexts))}")
-    return ({"condition_channels": channels} if channels else {}) | ({"context": contexts[0]} if contexts else {})
-
-
-def read_spec(run: Path) -> dict[str, Any]:
-    """The whole recipe of a run folder. Raises: InputError for a folder that is none."""
-    path = run / "recipe.yaml"
-    if not path.is_file():
-        near = sorted(p.parent.name for p in run.parent.glob("*/recipe.yaml")) if run.parent.is_dir() else []
-        hint = f"; runs there: {', '.join(near[:8])}" if near else ""
-        raise InputError(f"{run} is not a run folder (it has no recipe.yaml){hint}")
-    try:
-        spec = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not isinstance(spec, dict) or not isinstance(spec.get("resolved"), dict):
-            raise InputError(f"{path} is not a whole recipe: it has no section 'resolved'")
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-    return spec
-
-
-def _weights(run: Path, step: int | None) -> Path:
-    """The file of averaged weights: the last, or those kept at a step. Raises: InputError where there is none."""
-    if step is None:
-        path = run / "model.safetensors"
-        if not path.is_file():
-            raise InputError(f"{run} has no model.safetensors yet: train longer, to its first checkpoint")
-        return path
-    path = run / "snapshots" / f"step-{step:08d}.safetensors"
-    if not path.is_file():
-        kept = sorted(int(found.stem.removeprefix("step-")) for found in path.parent.glob("step-*.safetensors"))
-        there = f"kept are {', '.join(map(str, kept))}" if kept else "train with training.snapshot_every=..."
-        raise InputError(f"{run} has no snapshot of step {step}: {there}")
-    return path
-
-
-def load(
-    run: str | Path,
-    network: nn.Module | None = None,
-    device: torch.device | str | None = None,
-    step: int | None = None,
-) -> Pipeline:
-    """The pipeline of a run folder: its recipe, its averaged weights, its fitted time grids. Nothing is unpickled.
-
-    step: of a snapshot, an early state of the model (`training.snapshot_every`), in the place of the last one.
-    network: a module of your own to fill with the weights, in the place of the recipe's.
-    device: by default CUDA where there is one, else the CPU.
-
-    Raises: InputError for a folder without a recipe or weights, truncated weights, weights of another
-        model.
-    """
-    run = Path(run)
-    spec = read_spec(run)
-    try:
-        pipeline = assemble(spec, network)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{run / 'recipe.yaml'} is not a recipe of this version: {error!r}") from error
-    path = _weights(run, step)
-    fill(pipeline.denoiser, read(path)[0], path)
-    pipeline.grids = stored.Folder(run)
-    pipeline.denoiser.requires_grad_(False).eval()
-    return pipeline.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -1,0 +1,7 @@
+"""A model ready to use: codec + conditioner + denoiser + defaults of sampling. What `load` gives back."""
+
+from undiffuse.pipeline.assemble import assemble
+from undiffuse.pipeline.base import DEFAULTS, Guided, Images, Pipeline, Steering
+from undiffuse.pipeline.folder import load, read_spec
+
+__all__ = ["DEFAULTS", "Guided", "Images", "Pipeline", "Steering", "assemble", "load", "read_spec"]

@@ -1,0 +1,75 @@
+"""The pipeline of a run folder: its recipe and its weights. Nothing is unpickled."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from undiffuse.errors import InputError
+from undiffuse.pipeline.assemble import assemble
+from undiffuse.pipeline.base import Pipeline
+from undiffuse.samplers import stored
+from undiffuse.weights import fill, read
+
+
+def read_spec(run: Path) -> dict[str, Any]:
+    """The whole recipe of a run folder. Raises: InputError for a folder that is none."""
+    path = run / "recipe.yaml"
+    if not path.is_file():
+        near = sorted(p.parent.name for p in run.parent.glob("*/recipe.yaml")) if run.parent.is_dir() else []
+        hint = f"; runs there: {', '.join(near[:8])}" if near else ""
+        raise InputError(f"{run} is not a run folder (it has no recipe.yaml){hint}")
+    try:
+        spec = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(spec, dict) or not isinstance(spec.get("resolved"), dict):
+            raise InputError(f"{path} is not a whole recipe: it has no section 'resolved'")
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    return spec
+
+
+def _weights(run: Path, step: int | None) -> Path:
+    """The file of averaged weights: the last, or those kept at a step. Raises: InputError where there is none."""
+    if step is None:
+        path = run / "model.safetensors"
+        if not path.is_file():
+            raise InputError(f"{run} has no model.safetensors yet: train longer, to its first checkpoint")
+        return path
+    path = run / "snapshots" / f"step-{step:08d}.safetensors"
+    if not path.is_file():
+        kept = sorted(int(found.stem.removeprefix("step-")) for found in path.parent.glob("step-*.safetensors"))
+        there = f"kept are {', '.join(map(str, kept))}" if kept else "train with training.snapshot_every=..."
+        raise InputError(f"{run} has no snapshot of step {step}: {there}")
+    return path
+
+
+def load(
+    run: str | Path,
+    network: nn.Module | None = None,
+    device: torch.device | str | None = None,
+    step: int | None = None,
+) -> Pipeline:
+    """The pipeline of a run folder: its recipe, its averaged weights, its fitted time grids. Nothing is unpickled.
+
+    step: of a snapshot, an early state of the model (`training.snapshot_every`), in the place of the last one.
+    network: a module of your own to fill with the weights, in the place of the recipe's.
+    device: by default CUDA where there is one, else the CPU.
+
+    Raises: InputError for a folder without a recipe or weights, truncated weights, weights of another
+        model.
+    """
+    run = Path(run)
+    spec = read_spec(run)
+    try:
+        pipeline = assemble(spec, network)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{run / 'recipe.yaml'} is not a recipe of this version: {error!r}") from error
+    path = _weights(run, step)
+    fill(pipeline.denoiser, read(path)[0], path)
+    pipeline.grids = stored.Folder(run)
+    pipeline.denoiser.requires_grad_(False).eval()
+    return pipeline.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
