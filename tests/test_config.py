@@ -88,3 +88,11 @@ def test_conditions_are_named_in_any_way():
     assert recipes.named("mnist").changed(["condition=label", "condition.label.optional=false"]).model_dump()[
         "condition"
     ] == {"label": {"name": "label", "optional": False}}
+
+
+def test_a_name_comes_before_its_arguments_however_deep_and_in_whatever_order() -> None:
+    changes = ["objective.weight.gamma=2", "objective.weight=min-snr", "schedule.shift=1.0", "schedule.name=flow"]
+    for order in (changes, changes[::-1]):
+        made = recipes.named("digits").changed(order)
+        assert made.objective.weight.model_dump() == {"name": "min-snr", "gamma": 2}
+        assert made.schedule.model_dump() == {"name": "flow", "shift": 1.0}

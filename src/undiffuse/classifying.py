@@ -54,6 +54,9 @@ class ClassifierRecipe(Configuration):
     def _known(cls, network: Named) -> Named:
         if network.name not in CLASSIFIERS:
             raise unknown("network", network.name, CLASSIFIERS)
+        for key in ("channels", "classes"):
+            if key in network.model_dump():
+                raise InputError(f"network.{key} of a classifier is decided by the data of its run: leave it out")
         return network
 
 
@@ -118,7 +121,7 @@ class ClassifierExperiment:
     def __init__(self, run: str | Path, recipe: ClassifierRecipe, device: torch.device | None = None) -> None:
         self.recipe, self.folder = recipe, Path(run) / FOLDER
         self.device = device or default_device()
-        beside = pipeline.read_spec(Path(run))
+        beside = pipeline.read_model_spec(Path(run))
         self.of = recipe_of(Path(run))
         self.name, self.split = labelled(self.of)
         self.shape = tuple(beside["resolved"]["shape"])

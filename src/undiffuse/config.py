@@ -113,7 +113,7 @@ class Configuration(Section):
         """
         values = self.model_dump()
         # a name drops the arguments beside it, so names come before arguments, however they are ordered
-        for override in sorted(overrides, key=_is_argument):
+        for override in sorted(overrides, key=_depth):
             key, equals, text = override.partition("=")
             if not equals:
                 raise InputError(f"overrides have the form key=value, not {override!r}")
@@ -180,9 +180,10 @@ class Recipe(Configuration):
         return self
 
 
-def _is_argument(override: str) -> bool:
+def _depth(override: str) -> int:
+    """How deep in the recipe a key stands; `weight.name` stands where `weight` does."""
     key = override.partition("=")[0]
-    return "." in key and not key.endswith(".name")
+    return key.removesuffix(".name").count(".")
 
 
 def _numbers(value: Any) -> Any:
@@ -263,7 +264,8 @@ def validated(values: dict[str, Any], kind: type[C] = Recipe) -> C:  # type: ign
         message = first["msg"].removeprefix("Value error, ")
         if isinstance(first.get("ctx", {}).get("error"), InputError) or not place:
             raise InputError(message) from error
-        raise InputError(f"{place}={first['input']!r}: {message[0].lower()}{message[1:]}") from error
+        given = "" if isinstance(first["input"], dict) else f"={first['input']!r}"
+        raise InputError(f"{place}{given}: {message[0].lower()}{message[1:]}") from error
 
 
 def to_yaml(values: dict[str, Any]) -> str:

@@ -138,6 +138,10 @@ class BaseDenoiser(nn.Module, ABC):
     def encode(self, condition: Mapping[str, object], drop: Drop | None = None) -> Encoded:
         """Raw conditions (a label, a vector) as what `forward` takes. drop: samples that get the null."""
 
+    def read(self, condition: Mapping[str, object]) -> dict[str, object]:
+        """Raw conditions as tensors (1, ...) or (B, ...), where it can be told how many samples they are for."""
+        return dict(condition)
+
     def given(self, **condition: object) -> "Given":
         """This denoiser under a condition, encoded once: `denoiser.given(label=7)`, `denoiser.given(label=labels)`."""
         return Given(self, self.encode(condition))
@@ -244,6 +248,10 @@ class Denoiser(BaseDenoiser):
         parts = getattr(self.conditioner, "parts", {})
         return tuple(name for name, part in parts.items() if getattr(part, "droppable", True))
 
+    def read(self, condition: Mapping[str, object]) -> dict[str, object]:
+        reader = getattr(self.conditioner, "read", None)
+        return super().read(condition) if reader is None else dict(reader(condition))
+
     def encode(self, condition: Mapping[str, object], drop: Drop | None = None) -> Encoded:
         if self.conditioner is None:
             if condition:
@@ -296,6 +304,9 @@ class Wrapper(BaseDenoiser):
     @property
     def droppable(self) -> tuple[str, ...]:
         return self.denoiser.droppable
+
+    def read(self, condition: Mapping[str, object]) -> dict[str, object]:
+        return self.denoiser.read(condition)
 
     def rows(self, index: Int64[Tensor, " chosen"]) -> "Wrapper":
         chosen = copy.copy(self)

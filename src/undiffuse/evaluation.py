@@ -129,7 +129,7 @@ def evaluate(
     """
     if n < 2:
         raise InputError(f"an evaluation needs at least 2 samples, not {n}")
-    spec = pipeline.read_spec(run)
+    spec = pipeline.read_model_spec(run)
     model = pipeline.load(run)
     model.prefer(sampler, steps, grid)
     model.check_sampling()

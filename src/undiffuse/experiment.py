@@ -21,7 +21,8 @@ from undiffuse.errors import InputError
 from undiffuse.examples import centred, conditions_by_class, conditions_of
 from undiffuse.files import write_text
 from undiffuse.modalities import image
-from undiffuse.objective import OBJECTIVES, TIME_LAWS, WEIGHTS, BaseObjective
+from undiffuse.noise import NoiseSource
+from undiffuse.objective import OBJECTIVES, TIME_LAWS, WEIGHTS, BaseObjective, Objective
 from undiffuse.pipeline import Pipeline
 from undiffuse.registry import build
 from undiffuse.training import Batch, Event, Plan, Run, TrainState
@@ -242,13 +243,35 @@ class Experiment:
                 )
         objective = make_objective(section, 256 if isinstance(self.pipeline.codec, Pixels) else None)
         objective.check(self.pipeline.denoiser)
+        if not self.pipeline.denoiser.learns_variance and isinstance(objective, Objective):
+            for name in ("variance", "steps"):
+                if getattr(section, name) != getattr(ObjectiveSection(), name):
+                    raise InputError(
+                        f"objective.{name} is of the bound that trains a learned variance, and there is none: give "
+                        "network.learned_variance=true, or leave it out"
+                    )
         self.pipeline.to(self.device)
-        objective.to(self.device)
+        self._try(objective.to(self.device))
         self.spec = open_folder(self.folder, spec)
         denoiser = self.pipeline.denoiser
         self.state = TrainState(denoiser, objective, training.learning_rate, training.weight_decay)
         self.run = Run(self.folder, self.state, bounded)
         self.resumed = self.run.resume()
+
+    @torch.no_grad()
+    def _try(self, objective: BaseObjective) -> None:
+        """A loss of two samples, before anything is written. Raises: InputError where there is none that is finite."""
+        rows = torch.arange(min(2, len(self.split.train)))
+        samples = centred(self.split.train, self.pipeline.shape)[rows].to(self.device)
+        source = NoiseSource(VALIDATION_SEEDS + rows, self.pipeline.shape, self.device)
+        denoiser = self.pipeline.denoiser.eval()
+        conditions = conditions_of(self.split.train, rows, self.pipeline)
+        loss = objective(denoiser, self.pipeline.codec.encode(samples), conditions, objective.draw(denoiser, source))
+        if not bool(loss.isfinite().all()):
+            raise InputError(
+                f"the loss of an untrained network is {loss.tolist()}: the weight, the times or the range of this "
+                "recipe reach levels at which it has no finite value"
+            )
 
     @property
     def finished(self) -> bool:
@@ -312,7 +335,7 @@ def _parts(section: config.Named) -> dict[str, Any]:
 
 def recipe_of(run: Path) -> Recipe:
     """The recipe of a run folder. Raises: InputError for one that was imported."""
-    values = {key: value for key, value in pipeline.read_spec(run).items() if key != "resolved"}
+    values = {key: value for key, value in pipeline.read_model_spec(run).items() if key != "resolved"}
     if "data" not in values:
         raise InputError(f"{run} was imported, so it names no data to measure it against")
     return config.validated(values)

@@ -62,6 +62,8 @@ def variational_bound(
         raise InputError(f"the bound needs 1 draw or more, not {draws}")
     schedule, batch = denoiser.schedule, len(x0)
     source = NoiseSource(seeds, x0.shape[1:], x0.device, x0.dtype)
+    if len(source) != batch:
+        raise InputError(f"{len(source)} seeds were given for {batch} samples")
     ends = schedule.log_snr(torch.tensor([denoiser.t_min, denoiser.t_max], dtype=torch.float64))
     most, least = float(ends[0]), max(float(ends[1]), LEAST_LOG_SNR)
     given = denoiser.encode(condition or {})

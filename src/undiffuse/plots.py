@@ -47,7 +47,7 @@ def schedules(named: Mapping[str, Schedule]) -> Figure:
     )
     for axis, (title, values) in zip(axes, panels, strict=True):
         for name, schedule in named.items():
-            axis.plot(t.numpy(), values(schedule).numpy(), label=name, linewidth=1.4)
+            axis.plot(t.numpy(), values(schedule).detach().numpy(), label=name, linewidth=1.4)
         axis.set(title=title, xlabel="time t (0 = data, 1 = noise)")
     axes[0].set_yscale("log")
     if any(float(s.sigma(1.0)) > 2 for s in named.values()):
@@ -93,7 +93,7 @@ def grids(schedule: Schedule, named: Mapping[str, Tensor]) -> Figure:
     figure = Figure(figsize=(8, 0.6 + 0.4 * len(names)))
     axis = figure.subplots()
     for row, points in enumerate(named.values()):
-        levels = schedule.log_snr(points[:-1]).clamp(min=-20)
+        levels = schedule.log_snr(points[:-1]).detach().clamp(min=-20)
         axis.plot(levels.numpy(), np.full(len(levels), row), "o", markersize=4)
     axis.set_yticks(range(len(names)), names)
     axis.set(xlabel="log-SNR (noise at the left, data at the right)", ylim=(-0.7, len(names) - 0.3))

@@ -193,3 +193,9 @@ def test_numbers_are_names_where_all_classes_are_numbers() -> None:
         with pytest.raises(InputError, match="unknown class"):
             parse_labels(text, ("1", "2", "3"))
     assert parse_labels("a,b", ("a,b", "c")) == [0]
+
+
+def test_every_schedule_is_drawn(call: Call, tmp_path: Path) -> None:
+    code, _, err = call("plot", "schedules", "--out", tmp_path / "schedules.png")
+    assert code == 0, err
+    assert Image.open(tmp_path / "schedules.png").width > 500

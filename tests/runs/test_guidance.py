@@ -58,6 +58,7 @@ def test_an_early_snapshot_guides(call, refused, tmp_path: Path) -> None:
     found = picture(call, run, out, "--weak", f"{run}@4")
     expected = model.sample(4, label=3, steps=6, guidance=lambda d: Autoguidance(d, early.denoiser, 3.0))
     assert np.array_equal(found, expected)
+    assert np.array_equal(found, picture(call, run, out, "--weak", "@4"))
     assert not np.array_equal(found, picture(call, run, out, "--weak", run))
     refused(
         call("sample", run, "--label", 3, "--weak", f"{run}@5", "--out", out, "--overwrite"), "no snapshot of step 5"
@@ -67,6 +68,9 @@ def test_an_early_snapshot_guides(call, refused, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        (["--weak", "@4", "--guidance", 1], ["--guidance 1 not at all"]),
+        (["--weak", "@4", "--guidance", 2, "--sequential"], ["leave --sequential out"]),
+        (["--negative", "1", "--guidance", 2], ["--negative has the form NAME=VALUE"]),
         (["--interval", "-2", "--guidance", 2], ["--interval takes two", "'-2'"]),
         (["--interval", "5,-2", "--guidance", 2], ["low < high"]),
         (["--interval", "-2,5", "--guidance", 1], ["there is none", "--guidance above 1"]),
@@ -97,8 +101,9 @@ def test_scales_per_sample_are_the_samples_own_in_any_batch(run: Path) -> None:
         (lambda d: ClassifierFree(d, torch.ones(16)), "holds 16 values of weights for 8 samples"),
         (lambda d: Steered(d, Misfit(lambda x: x, torch.zeros(3, 1, 8, 8)), 1.0), "each of 3 samples, and there are 8"),
         (lambda d: Posterior(d, Masked(torch.ones(3, 1, 8, 8)), torch.zeros(1, 1, 8, 8)), "3 samples, and there are 8"),
-        (lambda d: ClassifierFree(d, 2.0, negative={"label": list(range(8))}), "are of 8 samples"),
-        (lambda d: Composed(d, [({"label": list(range(8))}, 2.0)]), "are of 8 samples"),
+        (lambda d: ClassifierFree(d, 2.0, negative={"label": [1, 2, 3]}), "3 values of label are said apart for 8"),
+        (lambda d: Composed(d, [({"label": [1, 2, 3]}, 2.0)]), "3 values of label are said apart for 8"),
+        (lambda d: None, "gives a denoiser, not None"),
         (torch.full((8,), 3.0), "go into one, lambda denoiser"),
         ("3", "a number or a function"),
     ],
@@ -107,3 +112,29 @@ def test_what_is_held_for_other_samples_is_refused(run: Path, guidance, message)
     given = {} if callable(guidance) and isinstance(guidance(ud.load(run).denoiser), Composed) else {"label": 1}
     with pytest.raises(InputError, match=message):
         ud.load(run).sample(8, steps=2, guidance=guidance, batch_size=4, **given)
+
+
+def test_a_negative_or_a_part_for_each_sample_is_its_own_in_any_batch(run: Path) -> None:
+    model, labels = ud.load(run), [1, 2, 3]
+    ways = (
+        ({"label": [4, 5, 6]}, lambda d: ClassifierFree(d, 2.0, negative={"label": labels})),
+        ({}, lambda d: Composed(d, [({"label": labels}, 2.0), ({"label": 7}, 0.5)])),
+    )
+    for given, way in ways:
+        whole, parts = (model.sample(3, steps=3, guidance=way, batch_size=size, **given) for size in (3, 2))
+        assert np.array_equal(whole, parts)
+
+
+def test_a_scale_without_a_condition_is_refused_beside_other_options(call, refused, run: Path, tmp_path: Path) -> None:
+    options = ["sample", run, "--n", 2, "--out", tmp_path / "x.npz", "--guidance", 3]
+    refused(call(*options, "--threshold", "static"), "--guidance 3 needs a condition")
+    refused(call(*options), "needs a condition")
+
+
+def test_a_weak_model_of_other_classes_is_refused(call, refused, run: Path, own_run: Path, tmp_path: Path) -> None:
+    recipe = own_run / "recipe.yaml"
+    text = recipe.read_text()
+    assert "- '9'" in text
+    recipe.write_text(text.replace("- '9'", "- nine"))
+    options = ["sample", run, "--n", 2, "--label", 1, "--guidance", 3, "--out", tmp_path / "x.npz"]
+    refused(call(*options, "--weak", own_run), "knows other classes of label", "nine")

@@ -64,6 +64,11 @@ def test_a_learned_schedule_and_an_uncertainty_learn_and_are_kept(tmp_path: Path
         (["objective=variational", "schedule=linear"], "time law table"),
         (["objective.weight=p2", "objective.weight.k=0"], "k above 0"),
         (["objective.steps=1"], "greater than or equal to 2"),
+        (["objective.steps=10"], "objective.steps is of the bound"),
+        (["objective.weight=edm", "objective.weight.data_std=0"], "above 0 and finite, not 0"),
+        (["objective.weight=sigmoid", "objective.weight.bias=.nan"], "finite, not nan"),
+        (["objective.times=log-normal", "objective.times.std=-1"], "finite std above 0"),
+        (["objective.times=table"], "needs a schedule that is a table"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_any_work(tmp_path: Path, changes: list[str], message: str) -> None:

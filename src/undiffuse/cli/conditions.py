@@ -29,32 +29,41 @@ ConditionOption = Annotated[
 
 
 def given_conditions(
-    model: Pipeline, label: str | None, conditions: Sequence[str] | None, n: int, classes: Sequence[str] = ()
+    model: Pipeline,
+    label: str | None,
+    conditions: Sequence[str] | None,
+    n: int,
+    classes: Sequence[str] = (),
+    option: str = "--condition",
 ) -> dict[str, Any]:
     """What the options say, for n samples, as `Pipeline.sample` takes it. Raises: InputError.
 
     classes: those of a classifier that guides; where the model has none of its own, `label` is one of them.
+    option: what the conditions were given by.
     """
     texts: dict[str, str] = {}
-    for option in conditions or []:
-        name, equals, text = option.partition("=")
+    by_classifier = bool(classes) and model.label is None
+    for given_text in conditions or []:
+        name, equals, text = given_text.partition("=")
         if not equals or not text:
-            raise InputError(f"--condition has the form NAME=VALUE, not {option!r}")
+            raise InputError(f"{option} has the form NAME=VALUE, not {given_text!r}")
+        if name == "label" and by_classifier and label is None:
+            label = text
+            continue
         if name not in model.parts:
-            raise unknown("condition", name, model.parts)
+            raise unknown("condition", name, [*model.parts, *(["label"] if by_classifier else [])])
         if name in texts:
-            raise InputError(f"--condition {name} is given twice")
+            raise InputError(f"{option} {name} is given twice")
         texts[name] = text
-    steered = label is not None and model.label is None and bool(classes)  # by the classifier alone
-    if label is not None and not steered:
+    if label is not None and not by_classifier:
         if model.label is None:
             raise InputError("this model has no classes: leave --label out")
         if model.label in texts:
-            raise InputError(f"--label and --condition {model.label} say the same: give one of them")
+            raise InputError(f"--label and {option} {model.label} say the same: give one of them")
         texts[model.label] = label
     given = {name: parse(name, model.parts[name], text, n) for name, text in texts.items()}
     model.read(n, given)
-    if label is not None and steered:
+    if label is not None and by_classifier:
         given["label"] = spread(parse_labels(label, classes), n)
     return given
 

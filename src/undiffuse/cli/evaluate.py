@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import TaskID
 
-from undiffuse import pipeline
+import undiffuse
 from undiffuse.cli.common import AsJson, GridName, RunFolder, SamplerName, app, console, progress_bar
 from undiffuse.errors import InputError
 
@@ -55,7 +55,7 @@ def evaluate(
     """
     if n < 2 or sweep_n < 2:
         raise InputError(f"--n and --sweep-n must be at least 2, not {n} and {sweep_n}")
-    pipeline.read_spec(run)
+    undiffuse.load(run).check_sampling(sampler, steps, grid)
     numbers, path = evaluate_run(run, n, sweep_n, sampler=sampler, steps=steps, grid=grid)
     if as_json:
         typer.echo(json.dumps(numbers))

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -30,7 +31,7 @@ NegativeOption = Annotated[
 ]
 WeakOption = Annotated[
     str | None,
-    typer.Option(metavar="RUN[@STEP]", help="A weaker model to guide away from, or this one's snapshot of a step."),
+    typer.Option(metavar="[RUN][@STEP]", help="A weaker model to guide away from; @STEP: this run's snapshot."),
 ]
 IntervalOption = Annotated[
     str | None, typer.Option(metavar="LOW,HIGH", help="Guide where LOW <= log-SNR <= HIGH; elsewhere at half the cost.")
@@ -66,18 +67,20 @@ class Options:
         return {name: value for name, value in vars(self).items() if value is not None and value is not False}
 
     def guidance(
-        self, model: Pipeline, scale: float | None, given: Sequence[str], law: NoisyClassifier | None = None
+        self, model: Pipeline, run: Path, scale: float | None, given: Sequence[str], law: NoisyClassifier | None = None
     ) -> Guided:
         """What `Pipeline.sample` takes as its guidance, for those of the model's conditions that are given.
 
-        law: the run's classifier, where it is to guide.
+        run: the model's folder; law: the run's classifier, where it is to guide.
 
         Raises: InputError for options that contradict one another, or that nothing is there for.
         """
         if not self.facts():
             return scale
+        if scale is not None and scale != 1.0 and not given and self.weak is None:
+            raise InputError(f"--guidance {scale:g} needs a condition of the model to guide to, such as --label 0")
         weight = model.scale(scale, bool(given) or self.weak is not None)
-        contrast = self._contrast(model, weight, given)
+        contrast = self._contrast(model, run, weight, given)
         limits = [f"--{name}" for name in ("interval", "rescale", "sequential") if self.facts().get(name)]
         if contrast is None and limits:
             raise InputError(f"{' and '.join(limits)} is about guidance, and there is none: give --guidance above 1")
@@ -96,19 +99,23 @@ class Options:
         steer(model.denoiser)
         return steer
 
-    def _contrast(self, model: Pipeline, scale: float, given: Sequence[str]) -> Any:
+    def _contrast(self, model: Pipeline, run: Path, scale: float, given: Sequence[str]) -> Any:
         """Denoiser -> Guidance; None where there is nothing to contrast."""
         if self.weak is not None:
             if self.negative:
                 raise InputError("--weak and --negative both stand in the place of no condition: give one of them")
-            weak = _weak(self.weak, model)
+            if self.sequential:
+                raise InputError("--weak evaluates its two models one after the other anyway: leave --sequential out")
+            if scale == 1.0:
+                raise InputError("--weak guides away from a weaker model, and at --guidance 1 not at all: give more")
+            weak = _weak(self.weak, model, run)
             return lambda denoiser: Autoguidance(denoiser, weak.denoiser, scale)
         if scale == 1.0 or not given:
             if self.negative:
                 raise InputError("--negative guides away from a condition: give a condition, and --guidance above 1")
             return None
         model.check_guidance(scale, given)
-        negative = given_conditions(model, None, self.negative, 1) if self.negative else None
+        negative = given_conditions(model, None, self.negative, 1, option="--negative") if self.negative else None
 
         def classifier_free(denoiser: BaseDenoiser) -> Guidance:
             return ClassifierFree(denoiser, scale, negative=negative, sequential=self.sequential)
@@ -116,9 +123,15 @@ class Options:
         return classifier_free
 
 
-def _weak(text: str, model: Pipeline) -> Pipeline:
+def _weak(text: str, model: Pipeline, run: Path) -> Pipeline:
     path, at, step = text.rpartition("@")
-    weak = undiffuse.load(path, step=int(step)) if at and step.isdecimal() else undiffuse.load(text)
+    weak = undiffuse.load(path or run, step=int(step)) if at and step.isdecimal() else undiffuse.load(text)
+    for name, part in model.parts.items():
+        classes = [getattr(each, "classes", None) for each in (part, weak.parts.get(name))]
+        if classes[0] != classes[1]:
+            raise InputError(
+                f"--weak {text} knows other classes of {name} than this model: {classes[1]}, not {classes[0]}"
+            )
     if weak.shape != model.shape:
         raise InputError(f"--weak {text} makes samples of shape {weak.shape}, and this model of {model.shape}")
     return weak

@@ -62,6 +62,7 @@ def _of_part(part: Condition) -> str:
 
 def _of_model(path: Path) -> dict[str, Any]:
     """What a run folder, or a checkpoint of another library, is."""
+    from undiffuse.classifying import FOLDER
     from undiffuse.experiment import parameters
     from undiffuse.training import read_metrics
 
@@ -81,6 +82,9 @@ def _of_model(path: Path) -> dict[str, Any]:
     if not (path / "recipe.yaml").is_file():
         return facts
     resolved, log = pipeline.read_spec(path)["resolved"], read_metrics(path)
+    kept = pipeline.snapshots(path)
+    facts |= {"snapshots": kept} if kept else {}
+    facts |= {"classifier": str(path / FOLDER)} if (path / FOLDER / "model.safetensors").is_file() else {}
     return facts | {
         "steps": max((line["step"] for line in log), default=0),
         "seconds": max((line.get("seconds", 0.0) for line in log), default=0.0),

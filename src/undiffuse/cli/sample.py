@@ -78,7 +78,7 @@ def sample(
     model.check_sampling(sampler, steps, grid)
     options = Options(negative, weak, interval, rescale, threshold, sequential, classifier)
     known = [name for name in given if name in model.parts]
-    steering = options.guidance(model, guidance, known, law)
+    steering = options.guidance(model, run, guidance, known, law)
     model.fitting(model.guided(steering, **given), shape)
     began = time.monotonic()
     with progress_bar() as progress:

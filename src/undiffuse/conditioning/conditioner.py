@@ -121,6 +121,10 @@ class Conditioner(nn.Module):
         assert isinstance(part, Condition)
         return part
 
+    def read(self, condition: Mapping[str, object]) -> dict[str, Tensor]:
+        """Raw values as checked tensors with the batch in front, by name. Raises: InputError."""
+        return {name: self.part(name).read(raw) for name, raw in condition.items() if raw is not None}
+
     def encode(self, condition: Mapping[str, object], drop: Drop = None) -> dict[str, Tensor]:
         """{network keyword: (B, ...)}.
 

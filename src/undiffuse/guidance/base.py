@@ -52,10 +52,8 @@ class Guidance(Wrapper):
         while isinstance(inner, Guidance):
             if not inner.differentiable:
                 names = type(inner).__name__, type(self).__name__
-                raise InputError(
-                    f"{names[0]} belongs outside {names[1]}: write {names[0]}({names[1]}(...)); no gradient passes "
-                    f"through {names[0]}"
-                )
+                order = f"{names[0]} belongs outside {names[1]}: write {names[0]}({names[1]}(...)); "
+                raise InputError(f"{order if names[0] != names[1] else ''}no gradient passes through {names[0]}")
             inner = inner.denoiser
 
     def check_batch(self, batch: int) -> None:

@@ -1,13 +1,16 @@
 """Classifier-free guidance (Ho & Salimans 2022), from no condition or from a negative one."""
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 
 from undiffuse.denoiser import BaseDenoiser, Drop, Encoded
 from undiffuse.errors import InputError
 from undiffuse.guidance.base import Scale, scale_of
-from undiffuse.guidance.contrast import Contrast, stacked
+from undiffuse.guidance.contrast import Contrast, check_said, rows_of_said, stacked
 
 
 class ClassifierFree(Contrast):
@@ -15,8 +18,9 @@ class ClassifierFree(Contrast):
 
     scale: a number, or one per sample (B,): 0 is unconditional, 1 plain conditional, above 1 guided. (In the form
     (1 + w) conditional - w null, which is also in use, w = scale - 1.)
-    negative: raw conditions that stand in the null's place, to guide away from ("negative prompt"); conditions that it
-    does not name have their null there. sequential: two evaluations of the batch, where memory is short.
+    negative: raw conditions, for all samples or for each, that stand in the null's place, to guide away from ("negative
+    prompt"); conditions that it does not name have their null there. sequential: two evaluations of the batch, where
+    memory is short.
 
     Where the scale is 1 for all samples only the conditional is evaluated, where it is 0 only the null. The
     extrapolation is done on what the network predicts; since its two weights add up to 1, it is the same extrapolation
@@ -33,7 +37,16 @@ class ClassifierFree(Contrast):
     ) -> None:
         scales = scale_of(scale, "guidance").reshape(-1, 1)
         super().__init__(denoiser, scales, torch.ones(1, 1, dtype=torch.float64), sequential)
-        self.negative = negative
+        self.negative = None if negative is None else denoiser.read(negative)
+
+    def check_batch(self, batch: int) -> None:
+        super().check_batch(batch)
+        check_said(self.negative or {}, batch)
+
+    def rows(self, index: Int64[Tensor, " chosen"]) -> "ClassifierFree":
+        chosen = cast(ClassifierFree, super().rows(index))
+        chosen.negative = None if self.negative is None else rows_of_said(self.negative, index)
+        return chosen
 
     def encode(self, condition: Mapping[str, object], drop: Drop | None = None) -> Encoded:
         """Per input (B, 2, ...): the null or the negative, then the condition."""

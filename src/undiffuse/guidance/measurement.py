@@ -53,6 +53,7 @@ class Masked(Measurement):
     """
 
     def __init__(self, mask: Tensor) -> None:
+        mask = torch.as_tensor(mask)
         if mask.ndim not in (3, 4) or not bool(((mask == 0) | (mask == 1)).all()):
             raise InputError(
                 f"a mask is 0 or 1 (or bool), of shape (C, H, W), (1, H, W) or with a batch in front, not {mask.dtype} "
@@ -65,7 +66,10 @@ class Masked(Measurement):
         return len(self.mask)
 
     def forward(self, x0: Images) -> Images:
-        return self.mask.to(x0) * x0
+        seen: Tensor = self.mask.to(x0) * x0
+        if seen.shape != x0.shape:
+            raise InputError(f"a mask of {tuple(self.mask.shape)} is none of samples of {tuple(x0.shape)}")
+        return seen
 
     def rows(self, index: Int64[Tensor, " chosen"]) -> "Masked":
         if len(self.mask) == 1:
@@ -135,7 +139,7 @@ class Misfit:
     """|A x_0 - y| of each sample (B,), a distance for `Steered`. y: (B, ...), or (1, ...) for all."""
 
     def __init__(self, measure: Linear, y: Float[Tensor, "..."]) -> None:
-        self.measure, self.y = measure, y
+        self.measure, self.y = measure, torch.as_tensor(y)
 
     @property
     def batch(self) -> int:

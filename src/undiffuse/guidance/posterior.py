@@ -67,6 +67,7 @@ class Posterior(Guidance):
             raise InputError(f"covariance must be {' or '.join(get_args(Covariance))}, not {covariance!r}")
         if covariance == "network":
             self.check_differentiable()
+        y = torch.as_tensor(y)
         if not bool(y.isfinite().all()):
             raise InputError("y must be finite, but some of what was measured is NaN or infinite")
         self.sd = denoiser.data_std if data_std is None else data_std

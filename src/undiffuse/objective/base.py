@@ -67,6 +67,10 @@ class BaseObjective(Loss):
         if not offset >= 0:
             raise InputError(f"the strength of offset noise must be 0 or more, not {offset}")
         self.times: TimeLaw = build("time law", TIME_LAWS, times, {}) if isinstance(times, str) else times
+        if not isinstance(self.times, TimeLaw):
+            raise InputError(
+                f"a time law is a name ({', '.join(TIME_LAWS)}) or an instance of TimeLaw, not {times!r:.60}"
+            )
         self.drop, self.drop_each, self.offset = drop, dict(drop_each), offset
 
     def check(self, denoiser: Denoiser) -> None:

@@ -58,12 +58,20 @@ class StratifiedTime(TimeLaw):
         return t_min + (position + u) / len(u) * (t_max - t_min)
 
 
+def _check_normal(mean: float, std: float) -> None:
+    if not (math.isfinite(mean) and 0 < std < math.inf):
+        raise InputError(f"a normal law of times needs a finite mean and a finite std above 0, not {mean} and {std}")
+
+
 @dataclass(frozen=True)
 class LogNormalTime(TimeLaw):
     """log(sigma / alpha) normal, clamped to the range (Karras et al. 2022, table 1)."""
 
     mean: float = -1.2
     std: float = 1.2
+
+    def __post_init__(self) -> None:
+        _check_normal(self.mean, self.std)
 
     def times(self, u: PerSample, schedule: Schedule, t_min: float, t_max: float) -> PerSample:
         return schedule.time(-2 * (self.mean + self.std * torch.special.ndtri(u))).clamp(t_min, t_max)
@@ -75,6 +83,9 @@ class LogitNormalTime(TimeLaw):
 
     mean: float = 0.0
     std: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_normal(self.mean, self.std)
 
     def times(self, u: PerSample, schedule: Schedule, t_min: float, t_max: float) -> PerSample:
         normal: PerSample = torch.special.ndtri(u)

@@ -74,6 +74,10 @@ class EDM(Weight):
 
     data_std: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.data_std is not None and not 0 < self.data_std < math.inf:
+            raise InputError(f"data_std of the weight edm must be above 0 and finite, not {self.data_std}")
+
     def __call__(self, level: Level, prediction: Prediction) -> PerSample:
         # the preconditioning's own, so that the two cancel to weight 1 on what the network predicts
         data_std = getattr(prediction, "data_std", 0.5) if self.data_std is None else self.data_std
@@ -86,9 +90,13 @@ class Sigmoid(Weight):
 
     bias: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.bias):
+            raise InputError(f"the bias of the weight sigmoid must be finite, not {self.bias}")
+
     def __call__(self, level: Level, prediction: Prediction) -> PerSample:
-        # snr sigmoid(b - l) = e^b sigmoid(l - b), without inf * 0 at either end
-        return math.exp(self.bias) * (level.log_snr - self.bias).sigmoid()
+        # snr sigmoid(b - l) = e^b sigmoid(l - b), in logarithms so that neither factor overflows
+        return torch.exp(self.bias + torch.nn.functional.logsigmoid(level.log_snr - self.bias))
 
 
 @dataclass(frozen=True)
@@ -102,7 +110,7 @@ class P2(Weight):
     p: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (self.k > 0 and math.isfinite(self.p)):
+        if not (0 < self.k < math.inf and math.isfinite(self.p)):
             raise InputError(f"P2 needs k above 0 and a finite p, not k={self.k}, p={self.p}")
 
     def __call__(self, level: Level, prediction: Prediction) -> PerSample:

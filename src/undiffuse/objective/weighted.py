@@ -47,6 +47,8 @@ class Objective(BaseObjective):
         if not variance > 0 or steps < 2:
             raise InputError(f"the bound needs a share above 0 and 2 steps or more, not {variance} and {steps}")
         self.weight = build("weight", WEIGHTS, weight, {}) if isinstance(weight, str) else weight
+        if not isinstance(self.weight, Weight):
+            raise InputError(f"a weight is a name ({', '.join(WEIGHTS)}) or an instance of Weight, not {weight!r:.60}")
         self.integrates = self.weight.integrates
         self.uncertainty = Uncertainty() if uncertainty else None
         self.variance, self.steps, self.levels = variance, steps, levels

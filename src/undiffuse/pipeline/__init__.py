@@ -2,6 +2,17 @@
 
 from undiffuse.pipeline.assemble import assemble
 from undiffuse.pipeline.base import DEFAULTS, Guided, Images, Pipeline, Steering
-from undiffuse.pipeline.folder import load, read_spec
+from undiffuse.pipeline.folder import load, read_model_spec, read_spec, snapshots
 
-__all__ = ["DEFAULTS", "Guided", "Images", "Pipeline", "Steering", "assemble", "load", "read_spec"]
+__all__ = [
+    "DEFAULTS",
+    "Guided",
+    "Images",
+    "Pipeline",
+    "Steering",
+    "assemble",
+    "load",
+    "read_model_spec",
+    "read_spec",
+    "snapshots",
+]

@@ -274,6 +274,8 @@ class Pipeline:
         if batch_size < 1:
             raise InputError(f"the batch size must be at least 1, not {batch_size}")
         steered = guidance(self.denoiser.eval()) if callable(guidance) else None
+        if callable(guidance) and not isinstance(steered, BaseDenoiser):
+            raise InputError(f"guidance is a function that gives a denoiser, not {steered!r:.80}")
         if isinstance(steered, Guidance):
             steered.check_batch(n)
         values = self.read(n, condition, () if steered is None else steered.conditions)

@@ -30,6 +30,20 @@ def read_spec(run: Path) -> dict[str, Any]:
     return spec
 
 
+def read_model_spec(run: Path) -> dict[str, Any]:
+    """The whole recipe of a model's run. Raises: InputError for the folder of a classifier, too."""
+    spec = read_spec(run)
+    if "classes" in spec["resolved"] and "condition" not in spec:
+        raise InputError(f"{run} is the folder of a classifier: give the run it was trained for, {run.parent}")
+    return spec
+
+
+def snapshots(run: Path) -> list[int]:
+    """The steps whose averaged weights a run kept."""
+    steps = (found.stem.removeprefix("step-") for found in (run / "snapshots").glob("step-*.safetensors"))
+    return sorted(int(step) for step in steps if step.isdecimal())
+
+
 def _weights(run: Path, step: int | None) -> Path:
     """The file of averaged weights: the last, or those kept at a step. Raises: InputError where there is none."""
     if step is None:
@@ -37,9 +51,11 @@ def _weights(run: Path, step: int | None) -> Path:
         if not path.is_file():
             raise InputError(f"{run} has no model.safetensors yet: train longer, to its first checkpoint")
         return path
+    if not isinstance(step, int) or step < 0:
+        raise InputError(f"the step of a snapshot is a whole number, not {step!r}")
     path = run / "snapshots" / f"step-{step:08d}.safetensors"
     if not path.is_file():
-        kept = sorted(int(found.stem.removeprefix("step-")) for found in path.parent.glob("step-*.safetensors"))
+        kept = snapshots(run)
         there = f"kept are {', '.join(map(str, kept))}" if kept else "train with training.snapshot_every=..."
         raise InputError(f"{run} has no snapshot of step {step}: {there}")
     return path
@@ -61,7 +77,7 @@ def load(
         model.
     """
     run = Path(run)
-    spec = read_spec(run)
+    spec = read_model_spec(run)
     try:
         pipeline = assemble(spec, network)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
