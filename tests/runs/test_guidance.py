@@ -99,10 +99,13 @@ def test_scales_per_sample_are_the_samples_own_in_any_batch(run: Path) -> None:
     [
         (lambda d: ClassifierFree(d, torch.ones(3)), "holds 3 values of weights for 8 samples"),
         (lambda d: ClassifierFree(d, torch.ones(16)), "holds 16 values of weights for 8 samples"),
-        (lambda d: Steered(d, Misfit(lambda x: x, torch.zeros(3, 1, 8, 8)), 1.0), "each of 3 samples, and there are 8"),
-        (lambda d: Posterior(d, Masked(torch.ones(3, 1, 8, 8)), torch.zeros(1, 1, 8, 8)), "3 samples, and there are 8"),
-        (lambda d: ClassifierFree(d, 2.0, negative={"label": [1, 2, 3]}), "3 values of label are said apart for 8"),
-        (lambda d: Composed(d, [({"label": [1, 2, 3]}, 2.0)]), "3 values of label are said apart for 8"),
+        (lambda d: Steered(d, Misfit(lambda x: x, torch.zeros(3, 1, 8, 8)), 1.0), "holds 3 values of distance for 8"),
+        (
+            lambda d: Posterior(d, Masked(torch.ones(3, 1, 8, 8)), torch.zeros(1, 1, 8, 8)),
+            "holds 3 values of measure for 8",
+        ),
+        (lambda d: ClassifierFree(d, 2.0, negative={"label": [1, 2, 3]}), "holds 3 values of negative for 8"),
+        (lambda d: Composed(d, [({"label": [1, 2, 3]}, 2.0)]), "holds 3 values of parts for 8"),
         (lambda d: None, "gives a denoiser, not None"),
         (torch.full((8,), 3.0), "go into one, lambda denoiser"),
         ("3", "a number or a function"),

@@ -7,7 +7,8 @@ outermost, and what lies between may stand in any order:
 """
 
 from abc import abstractmethod
-from typing import ClassVar, cast
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, cast
 
 import torch
 from jaxtyping import Float, Float64, Int64
@@ -61,19 +62,19 @@ class Guidance(Wrapper):
         if isinstance(self.denoiser, Guidance):
             self.denoiser.check_batch(batch)
         for name in self.held:
-            value = getattr(self, name)
-            if value.ndim and len(value) not in (1, batch):
-                raise InputError(
-                    f"{type(self).__name__} holds {len(value)} values of {name} for {batch} samples: give 1 or {batch}"
-                )
+            for count in counts_of(getattr(self, name)):
+                if count not in (1, batch):
+                    raise InputError(
+                        f"{type(self).__name__} holds {count} values of {name} for {batch} samples: give 1 or {batch}"
+                    )
 
     @abstractmethod
     def both(self, x_t: Sample, t: Time, condition: Encoded | None = None) -> tuple[Estimate, Estimate]:
         """(without this guidance, with it): the two estimates at x_t (B, ...)."""
 
-    @abstractmethod
     def plain(self, x_t: Sample, t: Time, condition: Encoded | None = None) -> Estimate:
         """The estimate without this guidance, under the condition as this guidance encodes it."""
+        return cast(Estimate, self.denoiser(x_t, t, condition))
 
     def forward(self, x_t: Sample, t: Time, condition: Encoded | None = None) -> Estimate:
         return self.both(x_t, t, condition)[1]
@@ -81,9 +82,33 @@ class Guidance(Wrapper):
     def rows(self, index: Int64[Tensor, " chosen"]) -> "Guidance":
         chosen = cast(Guidance, super().rows(index))
         for name in self.held:
-            value = getattr(self, name)
-            setattr(chosen, name, value[index.to(value.device)] if value.ndim and len(value) > 1 else value)
+            setattr(chosen, name, rows_of(getattr(self, name), index))
         return chosen
+
+
+def rows_of(held: Any, index: Int64[Tensor, " chosen"]) -> Any:
+    """What is held for some samples: of tensors and what contains them, and of what has a method `rows` of its own.
+
+    What stands for all, with 1 in front or without a batch, stays.
+    """
+    if isinstance(held, Tensor):
+        return held[index.to(held.device)] if held.ndim and len(held) > 1 else held
+    if isinstance(held, Mapping):
+        return {name: rows_of(value, index) for name, value in held.items()}
+    if isinstance(held, list):
+        return [rows_of(value, index) for value in held]
+    return held.rows(index) if hasattr(held, "rows") else held
+
+
+def counts_of(held: Any) -> Iterator[int]:
+    """For how many samples something is held, tensor by tensor."""
+    if isinstance(held, Tensor):
+        yield len(held) if held.ndim else 1
+    elif isinstance(held, Mapping | list):
+        for value in held.values() if isinstance(held, Mapping) else held:
+            yield from counts_of(value)
+    else:
+        yield getattr(held, "batch", 1)
 
 
 def check_levels(ours: BaseDenoiser, schedule: Schedule, whose: str) -> None:

@@ -1,16 +1,13 @@
 """Classifier-free guidance (Ho & Salimans 2022), from no condition or from a negative one."""
 
 from collections.abc import Mapping
-from typing import cast
 
 import torch
-from jaxtyping import Int64
-from torch import Tensor
 
 from undiffuse.denoiser import BaseDenoiser, Drop, Encoded
 from undiffuse.errors import InputError
 from undiffuse.guidance.base import Scale, scale_of
-from undiffuse.guidance.contrast import Contrast, check_said, rows_of_said, stacked
+from undiffuse.guidance.contrast import Contrast, stacked
 
 
 class ClassifierFree(Contrast):
@@ -27,6 +24,8 @@ class ClassifierFree(Contrast):
     in noise, x_0, v or score.
     """
 
+    held = (*Contrast.held, "negative")
+
     def __init__(
         self,
         denoiser: BaseDenoiser,
@@ -38,15 +37,6 @@ class ClassifierFree(Contrast):
         scales = scale_of(scale, "guidance").reshape(-1, 1)
         super().__init__(denoiser, scales, torch.ones(1, 1, dtype=torch.float64), sequential)
         self.negative = None if negative is None else denoiser.read(negative)
-
-    def check_batch(self, batch: int) -> None:
-        super().check_batch(batch)
-        check_said(self.negative or {}, batch)
-
-    def rows(self, index: Int64[Tensor, " chosen"]) -> "ClassifierFree":
-        chosen = cast(ClassifierFree, super().rows(index))
-        chosen.negative = None if self.negative is None else rows_of_said(self.negative, index)
-        return chosen
 
     def encode(self, condition: Mapping[str, object], drop: Drop | None = None) -> Encoded:
         """Per input (B, 2, ...): the null or the negative, then the condition."""

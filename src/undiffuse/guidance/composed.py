@@ -1,17 +1,14 @@
 """Several conditions at once (Liu et al. 2022, "Compositional visual generation with composable diffusion models")."""
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import torch
-from jaxtyping import Int64
-from torch import Tensor
 
 from undiffuse.denoiser import BaseDenoiser, Drop, Encoded
 from undiffuse.errors import InputError
 from undiffuse.guidance.base import Scale, scale_of
 from undiffuse.guidance.classifier_free import null
-from undiffuse.guidance.contrast import Contrast, check_said, rows_of_said, stacked
+from undiffuse.guidance.contrast import Contrast, stacked
 
 
 class Composed(Contrast):
@@ -29,6 +26,8 @@ class Composed(Contrast):
     is guided to, not extrapolated (where none is above 0, the null).
     """
 
+    held = (*Contrast.held, "parts")
+
     def __init__(
         self, denoiser: BaseDenoiser, parts: Sequence[tuple[Mapping[str, object], Scale]], sequential: bool = False
     ) -> None:
@@ -45,16 +44,6 @@ class Composed(Contrast):
         whole = towards.sum(1, keepdim=True)
         super().__init__(denoiser, scales, towards / torch.where(whole > 0, whole, 1.0), sequential)
         self.parts = [denoiser.read(condition) for condition, _ in parts]
-
-    def check_batch(self, batch: int) -> None:
-        super().check_batch(batch)
-        for part in self.parts:
-            check_said(part, batch)
-
-    def rows(self, index: Int64[Tensor, " chosen"]) -> "Composed":
-        chosen = cast(Composed, super().rows(index))
-        chosen.parts = [rows_of_said(part, index) for part in self.parts]
-        return chosen
 
     @property
     def conditions(self) -> tuple[str, ...]:

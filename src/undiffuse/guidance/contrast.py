@@ -2,9 +2,10 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 from torch import Tensor
 
 from undiffuse.denoiser import BaseDenoiser, Drop, Encoded, Estimate, Sample
@@ -29,7 +30,7 @@ class Contrast(Guidance):
     """
 
     stage = CONTRAST
-    held = ("weights", "plain_weights")
+    held: ClassVar[tuple[str, ...]] = ("weights", "plain_weights")
 
     def __init__(
         self,
@@ -96,21 +97,6 @@ class Contrast(Guidance):
             Estimate(whole.x_t[:batch], output, level, whole.target, its_fraction)
             for output, its_fraction in zip(whole.output.chunk(count), fractions, strict=True)
         ]
-
-
-def check_said(said: Mapping[str, object], batch: int) -> None:
-    """Raises: InputError where a negative or a part is for another number of samples."""
-    for name, value in said.items():
-        if isinstance(value, Tensor) and value.ndim and len(value) not in (1, batch):
-            raise InputError(f"{len(value)} values of {name} are said apart for {batch} samples: give 1 or {batch}")
-
-
-def rows_of_said(said: Mapping[str, object], index: Int64[Tensor, " chosen"]) -> dict[str, object]:
-    """Some samples' raw conditions, as `BaseDenoiser.read` gives them; what stands for all stays."""
-    return {
-        name: value[index.to(value.device)] if isinstance(value, Tensor) and value.ndim and len(value) > 1 else value
-        for name, value in said.items()
-    }
 
 
 def _with_base(scales: Float64[Tensor, "rows conditions"]) -> Weights:

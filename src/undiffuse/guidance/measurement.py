@@ -4,7 +4,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from undiffuse.denoiser import Sample
 from undiffuse.errors import InputError
+from undiffuse.guidance.base import rows_of
 
 Linear = Callable[[Tensor], Tensor]  # A: samples (B, ...) -> measurements (B, ...), linear, each of its own sample
 Images = Float[Tensor, "batch channels height width"]
@@ -152,21 +153,7 @@ class Misfit:
         return torch.linalg.vector_norm((seen - self.y.to(seen)).flatten(1), dim=1)
 
     def rows(self, index: Int64[Tensor, " chosen"]) -> "Misfit":
-        y = self.y[index.to(self.y.device)] if len(self.y) > 1 else self.y
-        return Misfit(rows_of(self.measure, index), y)
-
-
-def rows_of(held: Held, index: Int64[Tensor, " chosen"]) -> Held:
-    """`held.rows(index)`, for what has it; else `held`, which is one for all samples."""
-    rows = getattr(held, "rows", None)
-    return held if rows is None else cast(Held, rows(index))
-
-
-def check_held(held: object, batch: int) -> None:
-    """Raises: InputError where something is held for another number of samples."""
-    own = getattr(held, "batch", 1)
-    if own not in (1, batch):
-        raise InputError(f"{type(held).__name__} holds something for each of {own} samples, and there are {batch}")
+        return Misfit(rows_of(self.measure, index), rows_of(self.y, index))
 
 
 def check_measured(y: Tensor, seen: Tensor) -> None:

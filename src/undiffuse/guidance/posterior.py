@@ -1,10 +1,10 @@
 """Sampling what agrees with a linear measurement y = A x_0 + n of it (Song et al. 2023; Boys et al. 2023)."""
 
 import math
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from undiffuse.denoiser import BaseDenoiser, Encoded, Estimate, Sample
@@ -12,7 +12,7 @@ from undiffuse.errors import InputError
 from undiffuse.guidance.base import Guidance, Scale, check_gradients, scale_of
 from undiffuse.guidance.estimates import detached, moved
 from undiffuse.guidance.least_squares import dots, least_squares, per_sample
-from undiffuse.guidance.measurement import Linear, check_held, check_measured, rows_of
+from undiffuse.guidance.measurement import Linear, check_measured
 from undiffuse.prediction import Level
 from undiffuse.schedule import Time, along_batch, host
 
@@ -46,7 +46,7 @@ class Posterior(Guidance):
     al. 2023; without a gradient DDNM (Wang et al. 2023, noise_std = 0) and DiffPIR (Zhu et al. 2023).
     """
 
-    held = ("scale", "noise_std", "y")
+    held = ("scale", "noise_std", "y", "measure")
     differentiable = False
 
     def __init__(
@@ -148,15 +148,3 @@ class Posterior(Guidance):
             earlier.append((direction, carried, seen, size))
         first, _, _, size = earlier[0]
         return torch.where(per_sample(size, x0) > 0, change, first)
-
-    def check_batch(self, batch: int) -> None:
-        super().check_batch(batch)
-        check_held(self.measure, batch)
-
-    def plain(self, x_t: Sample, t: Time, condition: Encoded | None = None) -> Estimate:
-        return cast(Estimate, self.denoiser(x_t, t, condition))
-
-    def rows(self, index: Int64[Tensor, " chosen"]) -> "Posterior":
-        chosen = cast(Posterior, super().rows(index))
-        chosen.measure = rows_of(self.measure, index)
-        return chosen

@@ -1,17 +1,14 @@
 """Guidance by any differentiable function of the clean sample (Bansal et al. 2023; Chung et al. 2023)."""
 
 from collections.abc import Callable
-from typing import cast
 
 import torch
-from jaxtyping import Int64
 from torch import Tensor
 
 from undiffuse.denoiser import BaseDenoiser, Encoded, Estimate, Sample
 from undiffuse.errors import InputError
 from undiffuse.guidance.base import Guidance, Scale, check_gradients, scale_of
 from undiffuse.guidance.estimates import detached, tilted
-from undiffuse.guidance.measurement import check_held, rows_of
 from undiffuse.schedule import Time
 
 Distance = Callable[[Tensor], Tensor]  # of x_0 (B, ...), differentiable: (B,), each of its own sample
@@ -33,7 +30,7 @@ class Steered(Guidance):
     gradient.
     """
 
-    held = ("scale",)
+    held = ("scale", "distance")
 
     def __init__(self, denoiser: BaseDenoiser, distance: Distance, scale: Scale) -> None:
         super().__init__(denoiser)
@@ -59,15 +56,3 @@ class Steered(Guidance):
             (gradient,) = torch.autograd.grad(distances.sum(), x, create_graph=followed)
         plain = estimate if followed else detached(estimate)
         return plain, tilted(plain, -gradient, self.scale)
-
-    def check_batch(self, batch: int) -> None:
-        super().check_batch(batch)
-        check_held(self.distance, batch)
-
-    def plain(self, x_t: Sample, t: Time, condition: Encoded | None = None) -> Estimate:
-        return cast(Estimate, self.denoiser(x_t, t, condition))
-
-    def rows(self, index: Int64[Tensor, " chosen"]) -> "Steered":
-        chosen = cast(Steered, super().rows(index))
-        chosen.distance = rows_of(self.distance, index)
-        return chosen

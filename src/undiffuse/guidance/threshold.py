@@ -37,10 +37,6 @@ class Threshold(Guidance):
         plain = self.plain(x_t, t, condition)
         return plain, with_x0(plain, self.limited(plain.x0))
 
-    def plain(self, x_t: Sample, t: Time, condition: Encoded | None = None) -> Estimate:
-        estimate: Estimate = self.denoiser(x_t, t, condition)
-        return estimate
-
 
 class StaticThreshold(Threshold):
     """x_0 clipped to [-bound, bound]."""
