@@ -14,6 +14,7 @@ from undiffuse.formats import diffusers
 from undiffuse.formats.diffusers import scheduler
 from undiffuse.samplers import GRIDS, named
 from undiffuse.samplers.aliases import ALIASES
+from undiffuse.transition import posterior
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of the peer are not ours
 OWN = {
@@ -144,7 +145,7 @@ def test_defaults_are_those_of_the_classes():
     [
         ("DDPM", {}, "clip_sample=True of DDPMScheduler is left out: x_0 is not clipped"),
         ("DDPM", {**FREE, "thresholding": True}, "thresholding=True .* x_0 is not thresholded"),
-        ("DDPM", {**FREE, "variance_type": "learned_range"}, r"\(variance_type=learned_range\) has no equal"),
+        ("DDPM", {**FREE, "variance_type": "learned"}, r"\(variance_type=learned\) has no equal"),
         ("DDIM", {**FREE, "set_alpha_to_one": False}, "set_alpha_to_one=False .* the last step goes to clean data"),
         ("DDIM", {**FREE, "steps_offset": 3}, "steps_offset=3 .* the grid 'leading'"),
         ("PNDM", {"set_alpha_to_one": True}, "the last step is first order"),
@@ -251,3 +252,15 @@ def test_a_sampler_that_cannot_start_at_zero_terminal_snr_is_replaced_and_said(t
 
 def test_ddim_of_theirs_over_linspace_is_said_to_step_otherwise():
     assert any("steps down by T / steps" in note for note in read("DDIM", **FREE, timestep_spacing="linspace").notes)
+
+
+def test_the_learned_variance_of_a_step_is_theirs():
+    """Of each step of a grid of 20 but the last, which adds no noise."""
+    theirs = peers.diffusers().DDPMScheduler(variance_type="learned_range", timestep_spacing="trailing")
+    theirs.set_timesteps(20)
+    linear, said = schedule.Linear(), torch.linspace(-1, 1, 7, dtype=torch.float64)
+    for i in theirs.timesteps[:-1].tolist():
+        t = torch.tensor([(i + 1) / 1000, (theirs.previous_timestep(i) + 1) / 1000], dtype=torch.float64)
+        sigma = linear.sigma(t)
+        ours = posterior(linear, t[:1], t[1:]).variance * (sigma[0] / sigma[1]) ** (said + 1)
+        assert_close(ours, theirs._get_variance(i, said, "learned_range").exp().double(), rtol=1e-4, atol=0)

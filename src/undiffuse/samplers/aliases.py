@@ -23,6 +23,7 @@ _SDE, _HEUN = "algorithm_type=sde-dpmsolver++", "solver_type=heun"
 ALIASES: dict[str, Aliases] = {
     "ddpm": Aliases(("DDPMScheduler",), (), ("DDPM",)),
     "ddpm:variance=beta": Aliases(("DDPMScheduler(variance_type=fixed_large)",)),
+    "ddpm:variance=learned": Aliases(("DDPMScheduler(variance_type=learned_range)",)),
     "ddim": Aliases(("DDIMScheduler", "FlowMatchEulerDiscreteScheduler"), (), ("DDIM",)),
     "ddim:eta=1": Aliases(
         ("EulerAncestralDiscreteScheduler",), ("sample_euler_ancestral",), ("Euler a", "euler_ancestral")

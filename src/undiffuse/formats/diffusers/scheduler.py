@@ -84,8 +84,8 @@ CHOOSING = (
 LEARNED = ("learned", "learned_range")
 # option -> (where it changes nothing, what is else left out)
 NOTED: dict[str, tuple[Any, str]] = {
-    "clip_sample": (False, "x_0 is not clipped while sampling"),
-    "thresholding": (False, "x_0 is not thresholded while sampling"),
+    "clip_sample": (False, "x_0 is not clipped while sampling; --threshold static does it"),
+    "thresholding": (False, "x_0 is not thresholded while sampling; --threshold dynamic does it"),
     "set_alpha_to_one": (True, "the last step goes to clean data, not to the first level of the table"),
     "final_sigmas_type": ("zero", "the last step goes to clean data, not to the first level of the table"),
     "lambda_min_clipped": (-math.inf, "the time grid starts at the noisiest level"),
@@ -153,8 +153,10 @@ def _starts(sampler: str, grid: str, section: Mapping[str, Any]) -> bool:
     """Whether a sampler has finite coefficients from the noisiest level of a schedule on."""
     schedule = _named(section)
     times = grids.named(grid, schedule, 3, schedule.finest_time, 1.0)
+    denoiser = Gaussian(schedule, torch.zeros(1), torch.eye(1))
+    denoiser.learns_variance = True  # whether the network does is asked elsewhere
     try:
-        named(sampler).init(Gaussian(schedule, torch.zeros(1), torch.eye(1)), torch.zeros(1, 1), times[:, None])
+        named(sampler).init(denoiser, torch.zeros(1, 1), times[:, None])
     except InputError:
         return False
     return True
