@@ -142,6 +142,7 @@ def test_conditions_of_held_out_samples_belong_together(mixed: Path, data: Path)
     assert sorted(turn.tolist()) == list(range(10))
 
 
+@pytest.mark.slow
 def test_a_run_of_mixed_conditions_is_evaluated(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation, "FULL_STEPS", 4)
     monkeypatch.setattr(evaluation, "SWEEP", evaluation.SWEEP[:1])
@@ -224,7 +225,7 @@ def test_a_table_beside_pictures_trains_and_names_are_classes(tmp_path: Path, ca
         (["condition={round: image}"], "8x8 were asked for, but the condition is for samples of 4x4"),
         (["condition={words: tokens, vectors: embeddings}"], "of one width, not 5 and 256"),
         (["condition={digit: {name: label, optional: false}}"], "digit has none .*: use guidance=1"),
-        (["condition=none", "network.learned_variance=true"], "needs an objective that trains it"),
+        (["condition=none", "network.learned_variance=true", "schedule=linear"], "take the time law table"),
         (["condition={low: {name: image, of: sample, factor: 3}}"], "8 pixels cannot be made 3 times smaller"),
         (["condition={digit: label}", "network=mlp"], "unknown argument of network mlp"),
     ],
@@ -325,6 +326,7 @@ def test_a_condition_that_is_not_optional_is_never_dropped(tmp_path: Path, data:
         model.sample(1, round=small, guidance=3.0, steps=2)
 
 
+@pytest.mark.slow
 def test_a_label_that_is_not_optional_is_evaluated(tmp_path: Path, data: Path, monkeypatch) -> None:
     label = "condition={digit: {name: label, optional: false}}"
     train(experiment(tmp_path / "run", data, label, "sampling.guidance=1"))

@@ -61,6 +61,7 @@ def test_the_report_is_one_file_with_its_pictures_inside(run: Path, result: eval
     assert "This is not FID" in page and "20 samples a row, seeds 0-19, by dpm++ in 20 steps" in page
 
 
+@pytest.mark.slow
 def test_an_early_deadline_shrinks_the_sweep(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation, "FULL_STEPS", 2)
     monkeypatch.setattr(evaluation, "SWEEP", evaluation.SWEEP[:1])

@@ -111,6 +111,7 @@ def kill_and_resume(tmp_path: Path, delay: float) -> None:
     assert steps == sorted(set(steps))
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
     kill_and_resume(tmp_path, 0.3)
 

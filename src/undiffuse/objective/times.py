@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Float64, Int64
@@ -146,7 +146,7 @@ class ImportanceTime(nn.Module, TimeLaw):
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
         self._pending: list[tuple[Tensor, Tensor]] = []
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ImportanceTime":
         return self  # times live on the host
 
     def times(self, u: PerSample, schedule: Schedule, t_min: float, t_max: float) -> PerSample:

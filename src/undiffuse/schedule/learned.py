@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +45,7 @@ class Learned(nn.Module, Schedule):
         self.steepness = nn.Parameter(torch.full_like(grid, 2.0 * features))
         self.centres = nn.Parameter(grid)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Learned":
         return self  # levels live in float64 on the host
 
     def extra_repr(self) -> str:
