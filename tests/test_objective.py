@@ -142,20 +142,47 @@ class Converted(nn.Module):
 
 
 @pytest.mark.parametrize("predicts", PREDICTIONS)
-def test_equivalent_objectives_have_equal_gradients(predicts):
-    """Noise with weight 1, x_0 with weight snr, score with weight sigma^2: one loss, one gradient."""
+@pytest.mark.parametrize("weight", WEIGHTS)
+def test_equivalent_objectives_have_equal_gradients(predicts, weight):
+    """The same weight of the error of x_0 is one loss with one gradient, whatever is predicted.
+
+    "simple" is another weight for each prediction: that of the noise is snr, that of the score sigma^2.
+    """
     schedule = Cosine()
     network = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).double()
     source = NoiseSource(range(32), (3,), dtype=torch.float64)
     x0, results = source.normal("probe"), []
-    for name, weight in (("noise", "simple"), (predicts, "snr")):
+    for name, used in (("noise", weight), (predicts, "snr" if weight == "simple" else weight)):
         prediction = named(name, label="time")
         denoiser = Denoiser(Converted(network, prediction, schedule), schedule, prediction)
-        objective = Objective(weight)
+        objective = Objective(used)
         loss = objective(denoiser, x0, draws=objective.draw(denoiser, source)).mean()
         results.append([loss, *torch.autograd.grad(loss, list(network.parameters()))])
     for one, other in zip(*results, strict=True):
         assert_close(one, other, rtol=1e-7, atol=1e-9)
+
+
+def test_denoising_score_matching_with_weight_sigma_squared_is_the_simple_loss():
+    """sigma^2 |score_hat - score|^2 = |noise_hat - noise|^2, by hand."""
+    schedule = Cosine()
+    network = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    prediction = named("score", label="time")
+    denoiser, source = (
+        Denoiser(Converted(network, prediction, schedule), schedule, prediction),
+        NoiseSource(range(32), (3,), dtype=torch.float64),
+    )
+    x0, objective = source.normal("probe"), Objective("snr")
+    draws = objective.draw(denoiser, source)
+    sigma = schedule.sigma(draws.t)[:, None]
+    x_t = schedule.alpha(draws.t)[:, None] * x0 + sigma * draws.noise
+    by_hand = (sigma**2 * (denoiser(x_t, draws.t).score + draws.noise / sigma) ** 2).mean(1)
+    assert_close(objective(denoiser, x0, draws=draws), by_hand)
+    ours, theirs = (
+        torch.autograd.grad(loss.mean(), [*network.parameters()], retain_graph=True)
+        for loss in (objective(denoiser, x0, draws=draws), by_hand)
+    )
+    for one, other in zip(ours, theirs, strict=True):
+        assert_close(one, other)
 
 
 # -- times ------------------------------------------------------------------------------------------------------------
