@@ -102,7 +102,8 @@ def main() -> None:
         print(f"measured through {judge.through}; real training images: {judge.real(options.n)}")
         for cell in options.cells:
             run = folder(options.runs, cell)
-            if (run / "model.safetensors").is_file() and not (run / RESULT).is_file():
+            trained = max((line["step"] for line in read_metrics(run)), default=0) >= options.steps
+            if trained and not (run / RESULT).is_file():
                 write_text(run / RESULT, json.dumps(measure(run, judge, split, options.n), indent=2) + "\n")
                 print(table(options.runs), flush=True)
     print(table(options.runs))
