@@ -118,12 +118,14 @@ def evaluate(
     sampler: str | None = None,
     steps: int | None = None,
     grid: str | None = None,
+    guidance: float | None = None,
 ) -> Evaluation:
     """Evaluate a run folder on n samples.
 
     sweep_n: samples per point of the sweep over samplers, and per guidance scale; deadline: a time.monotonic() before
     which the work should be done, for which these are made fewer (not under 50; under 100, guidance scales are left
-    out); say(what, share done): progress; sampler, steps, grid: other than the run's defaults, for the main numbers.
+    out); say(what, share done): progress; sampler, steps, grid, guidance:
+    other than the run's defaults, for the main numbers.
 
     Raises: InputError for a folder that is no run, data that is no longer there, and samplers that cannot run.
     """
@@ -132,6 +134,9 @@ def evaluate(
     spec = pipeline.read_model_spec(run)
     model = pipeline.load(run)
     model.prefer(sampler, steps, grid)
+    if guidance is not None:
+        model.check_guidance(guidance)
+        model.sampling["guidance"] = guidance
     model.check_sampling()
     recipe, split = load_experiment_data(run)
     classes = len(model.classes)

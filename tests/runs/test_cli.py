@@ -130,8 +130,9 @@ def test_plots_are_drawn(call: Call, run: Path, tmp_path: Path, what: str) -> No
 def test_evaluate_writes_the_report(call: Call, run: Path, monkeypatch) -> None:
     monkeypatch.setattr(evaluation, "FULL_STEPS", 3)
     monkeypatch.setattr(evaluation, "SWEEP", evaluation.SWEEP[1:2])
-    code, out, err = call("evaluate", run, "--n", 20, "--sweep-n", 8, "--json")
+    code, out, err = call("evaluate", run, "--n", 20, "--sweep-n", 8, "--guidance", 2, "--json")
     assert code == 0, err
+    assert json.loads(out)["samples"]["guidance"] == 2
     assert json.loads(out) == json.loads((run / "evaluation.json").read_text())
     assert (run / "report.html").is_file()
 
