@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float64, Shaped, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from undiffuse.errors import InputError, unknown
@@ -110,10 +110,10 @@ class Geometric(Augmentation):
     def describe(self, u: Float[Tensor, "batch 12"]) -> Float[Tensor, "batch 9"]:
         return self._told(u).float()
 
-    def _told(self, u: Float[Tensor, "batch 12"]) -> Float64[Tensor, "batch 9"]:
-        u = u.double().clamp(2.0**-25, 1 - 2.0**-25)  # within what a normal has a number for
-        mirrored = (u[:, :2] < self.probability / 2).double().unbind(1)
-        scaled, turned, stretched, shifted = (u[:, 2:6] < self.probability).double().unbind(1)
+    def _told(self, u: Float[Tensor, "batch 12"]) -> Float[Tensor, "batch 9"]:
+        u = u.clamp(2.0**-24, 1 - 2.0**-24)  # within what a normal has a number for
+        mirrored = (u[:, :2] < self.probability / 2).to(u.dtype).unbind(1)
+        scaled, turned, stretched, shifted = (u[:, 2:6] < self.probability).to(u.dtype).unbind(1)
         scale, stretch, right, down = torch.special.ndtri(u[:, 6:10]).unbind(1)
         angle, axis = (math.pi * (2 * u[:, 10:] - 1)).unbind(1)
         turn, along = (turned * (angle.cos() - 1), turned * angle.sin()), stretched * stretch
@@ -131,7 +131,7 @@ class Geometric(Augmentation):
         return torch.where((told != 0).any(1).view(-1, 1, 1, 1), moved.to(batch.dtype), batch)
 
 
-def _origins(told: Float64[Tensor, "batch 9"], height: int, width: int) -> Float64[Tensor, "batch 2 3"]:
+def _origins(told: Float[Tensor, "batch 9"], height: int, width: int) -> Float[Tensor, "batch 2 3"]:
     """Where each place of the augmented picture comes from, in fractions of half a side: the inverse affine map."""
     rate = math.log(2) / 5
     left_right, top_bottom, scale, cosine_less_1, sine, along, across, right, down = told.unbind(1)
@@ -143,16 +143,16 @@ def _origins(told: Float64[Tensor, "batch 9"], height: int, width: int) -> Float
     back = _product(_matrix(cosine, sine, -sine, cosine) * shrink.view(-1, 1, 1), back)
     back = back * torch.stack([1 - 2 * left_right, 1 - 2 * top_bottom], 1)[:, :, None]
     aspect = height / width
-    back = back * torch.tensor([[1.0, aspect], [1 / aspect, 1.0]], dtype=torch.float64).to(back.device)
+    back = back * torch.tensor([[1.0, aspect], [1 / aspect, 1.0]], dtype=back.dtype, device=back.device)
     shift = torch.stack([right, down], 1)[:, :, None] / 4  # an eighth of a side is a quarter of its half
     return torch.cat([back, -_product(back, shift)], 2)
 
 
-def _matrix(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Float64[Tensor, "batch 2 2"]:
+def _matrix(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Float[Tensor, "batch 2 2"]:
     return torch.stack([a, b, c, d], 1).view(-1, 2, 2)
 
 
-def _product(a: Float64[Tensor, "batch 2 2"], b: Float64[Tensor, "batch 2 k"]) -> Float64[Tensor, "batch 2 k"]:
+def _product(a: Float[Tensor, "batch 2 2"], b: Float[Tensor, "batch 2 k"]) -> Float[Tensor, "batch 2 k"]:
     """a @ b, summed in one order, so that a sample's does not depend on its neighbours."""
     return (a[:, :, :, None] * b[:, None]).sum(2)
 

@@ -166,6 +166,6 @@ def _descend_variance(level: Level, loss: Float[Tensor, " batch"]) -> None:
     sample's loss^2 is 2 loss times that of its loss, and all of it passes through the sample's level (Kingma et al.
     2021, section 5 and appendix I.2). The losses come to the host for it: the price of levels that live there.
     """
-    factor = 2 * loss.double().cpu()
+    factor = 2 * loss.cpu().double()
     for value in (level.log_snr, level.log_snr_dot):
         value.register_hook(lambda gradient: gradient * factor)

@@ -180,8 +180,8 @@ class ImportanceTime(nn.Module, TimeLaw):
             return
         squares = (
             torch.cat([square for _, square in self._pending])
-            .double()
             .cpu()
+            .double()
             .split([len(index) for index, _ in self._pending])
         )
         for (index, _), square in zip(self._pending, squares, strict=True):
