@@ -22,7 +22,7 @@ from undiffuse import experiment, metrics, pipeline, samplers
 from undiffuse.denoiser import BaseDenoiser
 from undiffuse.examples import balanced, centred
 from undiffuse.guidance import Blurred, Downsampled, Masked, Measurement, Misfit, Posterior, Steered
-from undiffuse.guidance.measurement import least_squares
+from undiffuse.guidance.least_squares import least_squares
 from undiffuse.modalities import image
 from undiffuse.noise import NoiseSource
 from undiffuse.pipeline import Pipeline
