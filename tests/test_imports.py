@@ -87,3 +87,11 @@ def test_import_undiffuse_loads_no_optional_or_heavy_package():
     code = f"import sys, undiffuse; print([name for name in {heavy} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted((ROOT.parents[1] / "benchmarks").glob("*.py")), ids=lambda path: path.name)
+def test_benchmarks_import_what_is_there(path):
+    command = [sys.executable, "-c", f"import {path.stem}"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=path.parent, check=False)
+    assert result.returncode == 0, result.stderr[-1000:]
