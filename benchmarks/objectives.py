@@ -26,16 +26,20 @@ from undiffuse.training import read_metrics
 RESULT = "objective.json"
 STEPS = 3000
 CELLS: dict[str, list[str]] = {
-    "v, simple": [],
-    "noise, simple": ["prediction=noise"],
+    "v, simple": ["objective.weight=simple"],
+    "noise, simple": ["prediction=noise", "objective.weight=simple"],
     "v, min-snr": ["objective.weight=min-snr"],
     "v, sigmoid": ["objective.weight=sigmoid"],
     "edm, edm": ["prediction=edm", "objective.weight=edm", "objective.times=log-normal"],
-    "flow, simple": ["schedule=flow", "prediction=flow", "objective.times=logit-normal"],
+    "flow, simple": [
+        *("schedule=flow", "prediction=flow", "objective.weight=simple", "objective.times=logit-normal"),
+    ],
     "v, bound, importance": ["objective.weight=bound", "objective.times=importance"],
-    "noise, hybrid, learned variance": ["prediction=noise", "network.learned_variance=true"],
+    "noise, hybrid, learned variance": [
+        *("prediction=noise", "objective.weight=simple", "network.learned_variance=true"),
+    ],
     "v, bound, learned schedule": ["objective.weight=bound", "schedule=learned"],
-    "x0, simple": ["prediction=x0"],
+    "x0, simple": ["prediction=x0", "objective.weight=simple"],
     "v, p2": ["objective.weight=p2"],
     "edm, edm, uncertainty": [
         *("prediction=edm", "objective.weight=edm", "objective.times=log-normal", "objective.uncertainty=true"),

@@ -96,3 +96,9 @@ def test_a_name_comes_before_its_arguments_however_deep_and_in_whatever_order() 
         made = recipes.named("digits").changed(order)
         assert made.objective.weight.model_dump() == {"name": "min-snr", "gamma": 2}
         assert made.schedule.model_dump() == {"name": "flow", "shift": 1.0}
+
+
+def test_another_objective_drops_the_arguments_of_the_old_one() -> None:
+    made = recipes.named("mnist").changed(["objective=variational", "objective.times=importance"])
+    assert made.objective.name == "variational" and made.objective.weight.name == "simple"
+    assert made.objective.times.name == "importance"

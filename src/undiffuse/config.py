@@ -219,7 +219,7 @@ def _assign(values: dict[str, Any], model: type[BaseModel], key: str, value: Any
                 for inner, content in value.items():
                     _assign(values[part], kind, str(inner), content)  # type: ignore[arg-type]
             elif nested and isinstance(value, str) and "name" in kind.model_fields and not issubclass(kind, Named):  # type: ignore[union-attr,arg-type]
-                values[part]["name"] = value
+                values[part] = kind().model_dump() | {"name": value}  # type: ignore[misc]
             elif free and part == "name" and value != values["name"]:
                 values.clear()
                 values["name"] = value

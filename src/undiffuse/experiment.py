@@ -324,7 +324,9 @@ def make_objective(section: ObjectiveSection, levels: int | None) -> BaseObjecti
     taken = inspect.signature(OBJECTIVES[section.name]).parameters
     for name in offered.keys() - taken.keys() - {"levels"}:
         if getattr(section, name) != getattr(ObjectiveSection(), name):
-            raise InputError(f"objective.{name} has no meaning for the objective {section.name}: leave it out")
+            raise InputError(
+                f"objective.{name} has no meaning for the objective {section.name}: objective={section.name} takes it back"
+            )
     return OBJECTIVES[section.name](**{name: value for name, value in offered.items() if name in taken})
 
 
