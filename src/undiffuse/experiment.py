@@ -325,7 +325,8 @@ def make_objective(section: ObjectiveSection, levels: int | None) -> BaseObjecti
     for name in offered.keys() - taken.keys() - {"levels"}:
         if getattr(section, name) != getattr(ObjectiveSection(), name):
             raise InputError(
-                f"objective.{name} has no meaning for the objective {section.name}: objective={section.name} takes it back"
+                f"objective.{name} has no meaning for the objective {section.name}: objective={section.name}, without "
+                ".name, takes it back"
             )
     return OBJECTIVES[section.name](**{name: value for name, value in offered.items() if name in taken})
 
