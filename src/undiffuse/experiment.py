@@ -179,8 +179,9 @@ def open_folder(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
         **spec,
         "resolved": {**spec["resolved"], **{k: held["resolved"].get(k) for k in ("precision", "undiffuse")}},
     }
-    if held != ours:
-        changes = config.difference(ours, held)
+    # an option that is None and one that is not there are the same: the folder may be older than the option
+    changes = config.difference(ours, held)
+    if changes:
         more = f" (and {len(changes) - 3} more)" if len(changes) > 3 else ""
         raise InputError(
             f"{folder} holds another recipe: {'; '.join(changes[:3])}{more}. "

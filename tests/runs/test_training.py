@@ -62,6 +62,15 @@ def test_snapshots_are_kept_and_loaded_by_step(tmp_path: Path) -> None:
         load(plain, step=5)
 
 
+def test_a_run_that_is_older_than_an_option_goes_on(tmp_path: Path) -> None:
+    train(tiny(tmp_path / "run"), until=5)
+    recipe = tmp_path / "run" / "recipe.yaml"
+    text = recipe.read_text()
+    assert "  snapshot_every: null\n" in text
+    recipe.write_text(text.replace("  snapshot_every: null\n", ""))
+    assert tiny(tmp_path / "run").resumed
+
+
 def test_a_finished_run_trains_no_further(tmp_path: Path) -> None:
     train(tiny(tmp_path / "run"))
     again = tiny(tmp_path / "run")
