@@ -307,3 +307,20 @@ def test_levels_are_worked_out_once_and_handed_on():
     denoiser, x = Denoiser(Affine(), Cosine()), torch.ones(3, 1).double()
     t = torch.tensor([0.2, 0.5, 0.9]).double()
     assert torch.equal(denoiser(x, Level(Cosine(), t)).x0, denoiser(x, t).x0)
+
+
+@pytest.mark.parametrize("t_max", [0.5, 0.8])
+def test_where_signal_is_left_at_the_end_the_prior_has_its_part(t_max):
+    """Data of mean 0 have the prior's own law at t_max, so the bound is the likelihood there, too."""
+    data = Gaussian(Cosine(), torch.zeros(DIM).double(), torch.full((DIM,), STD**2).double(), t_max=t_max)
+    x0 = STD * NoiseSource(range(300), (DIM,), dtype=torch.float64).normal("probe")
+    bound = variational_bound(data, x0, range(300), draws=32, levels=None)
+    excess = bound.total + Normal(0.0, STD).log_prob(x0).mean(1)
+    error = float(excess.std() / math.sqrt(len(excess)))
+    assert -3 * error < float(excess.mean()) < 0.003 + 3 * error and error < 0.015
+    # by hand: the divergence of q(x_T | x_0) from the prior
+    schedule, end = Cosine(), torch.tensor(t_max).double()
+    ours = Normal(schedule.alpha(end) * x0, schedule.sigma(end).expand_as(x0))
+    by_hand = kl_divergence(ours, Normal(torch.zeros_like(x0), data.prior_std())).mean(1)
+    assert_close(bound.prior, by_hand)
+    assert float(by_hand.mean()) > 0.01

@@ -75,3 +75,19 @@ def test_what_cannot_be_trained_is_refused_before_any_work(tmp_path: Path, chang
     with pytest.raises(InputError, match=message):
         tiny(tmp_path / "run", *changes)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_learned_beside_the_network_is_clipped_apart_and_not_decayed(tmp_path: Path, monkeypatch) -> None:
+    clipped: list[list[int]] = []
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def spy(parameters, most):
+        clipped.append([id(parameter) for parameter in parameters])
+        return clip(parameters, most)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
+    made = tiny(tmp_path / "run", *OBJECTIVES["learned schedule"], steps=4)
+    schedule = [id(parameter) for parameter in made.pipeline.denoiser.schedule.parameters()]
+    train(made)
+    assert clipped[1] == schedule and not set(schedule) & set(clipped[0]) and len(clipped) == 8
+    assert [group["weight_decay"] for group in made.state.optimizer.param_groups] == [0.01, 0.0]
