@@ -28,7 +28,8 @@ MAY_SEE = {
     "training": DENOISING | {"objective", "guidance"},  # guidance: the classifier that it trains
     "distillation": DENOISING | {"objective", "training", "samplers"},
     # leaves: they see neither samplers nor training
-    **{name: set() for name in ("networks", "adapters", "codecs", "metrics", "modalities", "conditioning")},
+    **{name: set() for name in ("kernels", "adapters", "codecs", "metrics", "modalities", "conditioning")},
+    "networks": {"kernels"},
     "data": {"noise"},
     "pipeline": DENOISING | {"guidance", "samplers", "likelihood", "editing", "networks", "adapters", "codecs"}
     | {"conditioning", "modalities"},
@@ -36,8 +37,8 @@ MAY_SEE = {
 MAY_SEE["systems"] = MAY_SEE["pipeline"] | {"pipeline"}
 MAY_SEE["serving"] = MAY_SEE["systems"] | {"systems"}
 SEE_ALL = {
-    "__init__", "__main__", "classifying", "cli", "comparison", "config", "evaluation", "examples", "experiment",
-    "formats", "plots", "recipes", "reconstruction", "report",
+    "__init__", "__main__", "acceleration", "classifying", "cli", "comparison", "config", "evaluation", "examples",
+    "experiment", "formats", "plots", "recipes", "reconstruction", "report",
 }  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
 

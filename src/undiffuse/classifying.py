@@ -8,7 +8,8 @@ import torch
 from pydantic import field_validator
 
 import undiffuse
-from undiffuse import config, pipeline, schedule
+from undiffuse import acceleration, config, pipeline, schedule
+from undiffuse.acceleration import default_device
 from undiffuse.codecs import CODECS
 from undiffuse.config import Configuration, Named, Recipe, Training
 from undiffuse.data import Split
@@ -18,8 +19,6 @@ from undiffuse.examples import centred
 from undiffuse.experiment import (
     VALIDATION_SAMPLES,
     augmentation,
-    decided,
-    default_device,
     load_data,
     open_folder,
     plan,
@@ -136,7 +135,7 @@ class ClassifierExperiment:
                 "condition": self.name,
                 "classes": list(self.split.train.classes[self.name]),
                 "data_std": beside["resolved"]["data_std"],
-                "precision": decided(recipe.training.precision, self.device),
+                **acceleration.chosen(recipe.training.precision, recipe.training.compile, self.device),
                 "train_samples": len(self.split.train),
                 "held_out_samples": len(self.split.held_out),
                 "undiffuse": undiffuse.__version__,
@@ -153,6 +152,7 @@ class ClassifierExperiment:
         self.state = TrainState(
             classifier, ClassifierObjective(self.name), recipe.training.learning_rate, recipe.training.weight_decay
         )
+        acceleration.accelerate(classifier.network, self.spec["resolved"], self.device)
         self.run = Run(self.folder, self.state, bounded)
         self.resumed = self.run.resume()
 

@@ -77,6 +77,7 @@ class Training(Section):
     clip: float = Field(1.0, gt=0)
     ema_width: float = Field(0.1, gt=0, lt=0.28, description="of the averaging window, relative to the run")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool | None = Field(None, description="torch.compile of the network; by default on CUDA")
     seed: int = Field(0, ge=0, lt=2**22)
     log_every: int = Field(20, ge=1)
     checkpoint_every: int = Field(500, ge=1)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 import undiffuse
-from undiffuse import config, pipeline
+from undiffuse import acceleration, config, pipeline
+from undiffuse.acceleration import default_device
 from undiffuse.codecs import Pixels
 from undiffuse.conditioning import CONDITIONS, Augmentation, Condition
 from undiffuse.config import ObjectiveSection, Recipe
@@ -112,25 +113,8 @@ def check_conditions(recipe: Recipe, split: Split, model: Pipeline) -> None:
         raise InputError(f"pictures are augmented once, but {' and '.join(model.told)} would each be told of it")
 
 
-def bf16_pays(device: torch.device) -> bool:
-    """Whether this device multiplies bf16 faster than float32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    # the CPU's answers are private in torch; without them float32 is always right
-    features = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
-    return device.type == "cpu" and any(feature() for feature in features if feature)
-
-
-def decided(precision: str, device: torch.device) -> str:
-    """What `training.precision` comes to on this device: auto is the faster."""
-    if precision == "auto":
-        return "bfloat16" if bf16_pays(device) else "float32"
-    return precision
-
-
-def default_device() -> torch.device:
-    """CUDA where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+# what the machine and the version decide; it may differ between the sessions of one run
+OF_THE_MACHINE = ("device", "precision", "compile", "kernels", "undiffuse")
 
 
 def whole(recipe: Recipe, split: Split, device: torch.device) -> dict[str, Any]:
@@ -145,7 +129,7 @@ def whole(recipe: Recipe, split: Split, device: torch.device) -> dict[str, Any]:
             "shape": list(shape),
             "conditions": {name: _facts(name, kind.name, split) for name, kind in recipe.condition.items()},
             "data_std": round(max(float(pixels.std()) / 127.5, 1e-3), 4),
-            "precision": decided(recipe.training.precision, device),
+            **acceleration.chosen(recipe.training.precision, recipe.training.compile, device),
             "train_samples": len(split.train),
             "held_out_samples": len(split.held_out),
             "undiffuse": undiffuse.__version__,
@@ -174,11 +158,8 @@ def open_folder(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
         for leftover in (p for p in place.glob(".*") if LEFTOVER.fullmatch(p.name)):
             leftover.unlink(missing_ok=True)
     held = pipeline.read_spec(folder)
-    # what the machine and the version decide may differ between the sessions of one run; the first one's holds
-    ours = {
-        **spec,
-        "resolved": {**spec["resolved"], **{k: held["resolved"].get(k) for k in ("precision", "undiffuse")}},
-    }
+    # the first session's holds
+    ours = {**spec, "resolved": {**spec["resolved"], **{k: held["resolved"].get(k) for k in OF_THE_MACHINE}}}
     # an option that is None and one that is not there are the same: the folder may be older than the option
     changes = config.difference(ours, held)
     if changes:
@@ -256,6 +237,7 @@ class Experiment:
         self.spec = open_folder(self.folder, spec)
         denoiser = self.pipeline.denoiser
         self.state = TrainState(denoiser, objective, training.learning_rate, training.weight_decay)
+        acceleration.accelerate(denoiser.network, self.spec["resolved"], self.device)
         self.run = Run(self.folder, self.state, bounded)
         self.resumed = self.run.resume()
 

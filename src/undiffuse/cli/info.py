@@ -88,6 +88,6 @@ def _of_model(path: Path) -> dict[str, Any]:
     return facts | {
         "steps": max((line["step"] for line in log), default=0),
         "seconds": max((line.get("seconds", 0.0) for line in log), default=0.0),
-        "precision": resolved["precision"],
+        **{name: resolved[name] for name in ("device", "precision", "compile", "kernels") if name in resolved},
         "undiffuse": resolved["undiffuse"],
     }

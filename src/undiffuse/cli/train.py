@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from undiffuse.experiment import Experiment
 
 
+def fast(resolved: dict[str, Any]) -> str:
+    """The fast settings of a run, in words."""
+    ways = {"compile": "compiled", "kernels": "native kernels"}
+    return ", ".join([str(resolved["precision"]), *(word for name, word in ways.items() if resolved.get(name))])
+
+
 @app.command()
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe's name, or a path ending in .yaml.")],
@@ -64,7 +70,7 @@ def carried_out(experiment: "Experiment | ClassifierExperiment", name: str) -> d
         start = f"going on from step {state.step:,}" if experiment.resumed else "training"
         console.print(
             f"{start}: {name}, {resolved['train_samples']:,} samples of {size}, "
-            f"{parameters(state.model):,} parameters, {resolved['precision']}, in {experiment.folder}"
+            f"{parameters(state.model):,} parameters, {fast(resolved)}, in {experiment.folder}"
         )
     caught: list[int] = []
 

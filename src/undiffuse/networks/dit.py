@@ -13,6 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from undiffuse.networks.attention import attend
+
 Sample = Float[Tensor, "batch channels *spatial"]
 Tokens = Float[Tensor, "batch length width"]
 Rotation = tuple[Float[Tensor, "length pairs"], Float[Tensor, "length pairs"]]
@@ -101,7 +103,7 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
-        out: Tensor = self.project(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        out: Tensor = self.project(attend(q, k, v).transpose(1, 2).flatten(2))
         return out
 
 
@@ -116,7 +118,7 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tokens, context: Float[Tensor, "batch others width"]) -> Tokens:
         q = self.q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         k, v = self.kv(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        out: Tensor = self.project(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        out: Tensor = self.project(attend(q, k, v).transpose(1, 2).flatten(2))
         return out
 
 

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from undiffuse.networks.normalisation import GroupNorm
 from undiffuse.networks.unet import (
     CONVOLUTIONS,
     MEMORY_FORMATS,
     Attention,
     Down,
     Feature,
-    GroupNorm,
     ResidualBlock,
     Stage,
     _as_sequence,
@@ -119,5 +119,5 @@ class Encoder(nn.Module):
         x = self.stem(_unshuffled(x, self.patch).contiguous(memory_format=MEMORY_FORMATS[self.dimensions]))
         for module in self.down:
             x = module(x, embedding)
-        logits: Tensor = self.head(self.pool(F.silu(self.norm(x))))
+        logits: Tensor = self.head(self.pool(self.norm(x, silu=True)))
         return logits

@@ -15,6 +15,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from undiffuse.networks.attention import attend
+from undiffuse.networks.normalisation import GroupNorm, like
+
 Feature = Float[Tensor, "batch channels *space"]
 Changed = Float[Tensor, "batch out *after"]  # of other channels, or another size
 Embedding = Float[Tensor, "batch embedding"]
@@ -40,48 +43,6 @@ def sinusoidal(values: Float[Tensor, " batch"], width: int, frequency_shift: int
     frequencies = torch.exp(-math.log(10000) * steps / (half - frequency_shift))
     angles = values.to(wide)[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], 1)
-
-
-def _like(per_channel: Tensor, x: Tensor) -> Tensor:
-    """(B, C) or (C,) ready to meet x (B, C, *space)."""
-    return per_channel.reshape(*per_channel.shape, *[1] * (x.ndim - 2))
-
-
-class GroupNorm(nn.Module):
-    """Group normalisation (Wu & He 2018) whose scale and shift may differ per sample (Dhariwal & Nichol 2021).
-
-    Sums in float32 or better, then one multiply-add per element that holds normalisation and modulation alike;
-    on CPU several times faster than the native operator, which also leaves the modulation to a second pass.
-    """
-
-    def __init__(self, channels: int, epsilon: float = 1e-5, groups: int = 32) -> None:
-        super().__init__()
-        self.groups, self.epsilon = math.gcd(groups, channels), epsilon
-        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Feature, modulation: Float[Tensor, "batch double"] | None = None) -> Feature:
-        """modulation: (B, 2 C), what is added to a scale of 1, and the shift."""
-        size = x.shape[1] // self.groups
-        count = x.shape[2:].numel() * size
-        wide = torch.promote_types(x.dtype, torch.float32)
-
-        def per_channel(values: Tensor) -> Tensor:  # the mean over a group, repeated for each of its channels
-            total = values.flatten(2).transpose(1, 2).sum(1, dtype=wide).unflatten(1, (self.groups, -1)).sum(-1)
-            mean: Tensor = (total / count).repeat_interleave(size, 1)
-            return mean
-
-        mean = per_channel(x)
-        pivot = mean.to(x.dtype)
-        # centred before it is squared, so that a large mean costs no digits; the rest is what rounding the mean left
-        centred, rest = x - _like(pivot, x), mean - pivot.to(wide)
-        # a float16 may overflow when squared; a bfloat16 loses but digits, and is summed up in float32
-        squared = (centred.to(wide) if x.dtype == torch.float16 else centred).square()
-        scale = self.weight * torch.rsqrt((per_channel(squared) - rest * rest).clamp(min=0) + self.epsilon)
-        shift = self.bias - rest * scale
-        if modulation is not None:
-            extra_scale, extra_shift = modulation.to(wide).chunk(2, 1)
-            scale, shift = scale * (1 + extra_scale), shift * (1 + extra_scale) + extra_shift
-        return torch.addcmul(_like(shift.to(x.dtype), x), centred, _like(scale.to(x.dtype), x))
 
 
 def _zero(module: nn.Module) -> nn.Module:
@@ -125,17 +86,17 @@ class ResidualBlock(nn.Module):
         return F.interpolate(x, scale_factor=2.0, mode="nearest") if self.resample == "up" else x
 
     def forward(self, x: Feature, embedding: Embedding, tokens: Tokens | None = None) -> Changed:
-        h = self.conv_in(self._resampled(F.silu(self.norm_in(x))))
+        h = self.conv_in(self._resampled(self.norm_in(x, silu=True)))
         told = self.modulation(embedding)
-        h = self.norm_out(h, told) if self.scales else self.norm_out(h + _like(told, h))
-        out: Tensor = self.skip(self._resampled(x)) + self.conv_out(self.dropout(F.silu(h)))
+        h = self.norm_out(h, told, silu=True) if self.scales else self.norm_out(h + like(told, h), silu=True)
+        out: Tensor = self.skip(self._resampled(x)) + self.conv_out(self.dropout(h))
         return out
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Float[Tensor, "batch positions channels"]:
     """softmax(q k / sqrt(d)) v per head, of queries (B, N, C), keys and values (B, M, C)."""
     q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    return attend(q, k, v).transpose(1, 2).flatten(2)
 
 
 def _as_sequence(x: Feature) -> Float[Tensor, "batch positions channels"]:
@@ -455,7 +416,7 @@ class UNet(nn.Module):
             if isinstance(module, Stage):
                 x = torch.cat([x, skips.pop()], 1)
             x = self._run(module, x, embedding, tokens)
-        return _shuffled(self.head(F.silu(self.head_norm(x))), self.patch)
+        return _shuffled(self.head(self.head_norm(x, silu=True)), self.patch)
 
     def _beside(self, x: Tensor, image: Tensor | None) -> Tensor:
         """x with the condition's channels after its own."""

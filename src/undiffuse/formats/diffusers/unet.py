@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from undiffuse.formats.diffusers.options import Options
 from undiffuse.formats.diffusers.renaming import Names, on_paper
-from undiffuse.networks.unet import GroupNorm
+from undiffuse.networks.normalisation import GroupNorm
 
 # what their classes do where config.json says nothing
 _BOTH: dict[str, Any] = {

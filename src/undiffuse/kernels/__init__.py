@@ -1,0 +1,182 @@
+"""Native kernels for CPUs, compiled by the machine's own compiler at their first use (two seconds, then kept on disk).
+
+They are a faster way to the same numbers, within rounding, as the formulas in `undiffuse.networks`, which are what is
+used where there is no compiler with OpenMP, on other devices and for other types. UNDIFFUSE_KERNELS=0 turns them off.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+
+SOURCE = Path(__file__).with_name("kernels.c")
+FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
+WIDE = "-mprefer-vector-width=512"  # of x86 alone, where compilers otherwise halve the registers
+LANES = 16  # channels that are worked on together
+ROWS = 8192  # numbers in a block whose sums are taken in float32: they stay in the nearest cache
+# widths of the attention heads whose backward pass is faster here than in torch
+HEADS = {torch.float32: (8,), torch.bfloat16: (8, 16, 32)}
+TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+
+Rows = Float[Tensor, "batch positions channels"]
+PerChannel = Float32[Tensor, "rows channels"]  # rows: batch, or 1 for all
+Heads = Float[Tensor, "batch heads length width"]
+
+
+def _folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "undiffuse"
+
+
+def _machine() -> str:
+    """What decides which instructions the compiler may use: a home directory may be shared by unlike machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+    except OSError:
+        return platform.processor()
+
+
+def _compile() -> Path:
+    """The compiled library, from disk where this source was compiled for this machine before.
+
+    Raises: OSError or subprocess.SubprocessError where it cannot be made.
+    """
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if not compiler or platform.system() != "Linux":
+        raise OSError("no C compiler" if platform.system() == "Linux" else f"no kernels for {platform.system()}")
+    flags = (*FLAGS, WIDE) if platform.machine() == "x86_64" else FLAGS
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=30).stdout
+    said = "\n".join((*flags, platform.machine(), _machine(), compiler))
+    digest = hashlib.sha256(SOURCE.read_bytes() + said.encode() + version).hexdigest()[:16]
+    library = _folder() / f"kernels-{digest}.so"
+    if not library.is_file():
+        library.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
+            made = Path(scratch) / library.name
+            command = [compiler, *flags, "-o", str(made), str(SOURCE), "-lm"]
+            subprocess.run(command, capture_output=True, check=True, timeout=120)
+            made.replace(library)  # atomic: another process may be compiling the same
+    return library
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | str:
+    """The library, or why there is none."""
+    if os.environ.get("UNDIFFUSE_KERNELS") == "0":
+        return "turned off by UNDIFFUSE_KERNELS=0"
+    try:
+        return ctypes.CDLL(str(_compile()))
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.decode(errors="replace").splitlines() if error.stderr else [str(error)]
+        return f"the compiler failed: {lines[0]:.200}"
+    except (OSError, subprocess.SubprocessError, RuntimeError) as error:
+        return f"{error}"
+
+
+def available() -> bool:
+    """Whether the kernels can be used on this machine's CPU; compiles them at the first call."""
+    return isinstance(_library(), ctypes.CDLL)
+
+
+def missing() -> str:
+    """Why there are none; empty where there are."""
+    library = _library()
+    return library if isinstance(library, str) else ""
+
+
+def _called(name: str, *arguments: Tensor | int | float | ctypes.Array[ctypes.c_int64]) -> int:
+    """Call a function of the library: tensors as addresses, whole numbers as int64."""
+    converted: list[object] = []
+    for argument in arguments:
+        if isinstance(argument, Tensor):
+            converted.append(ctypes.c_void_p(argument.data_ptr()))
+        elif isinstance(argument, int):
+            converted.append(ctypes.c_int64(argument))
+        else:
+            converted.append(ctypes.c_float(argument) if isinstance(argument, float) else argument)
+    failed: int = getattr(_library(), name)(*converted)
+    return failed
+
+
+def normalises(x: Rows) -> bool:
+    """Whether `normalise` takes this: on the CPU, contiguous, in float32 or bfloat16, 16 n channels."""
+    fits = x.device.type == "cpu" and x.dtype in TYPES and x.shape[2] % LANES == 0 and x.numel() > 0
+    return fits and x.is_contiguous() and available()
+
+
+def _blocks(x: Rows) -> tuple[int, Tensor]:
+    """Rows in a block, and room for the sums of all blocks."""
+    batch, positions, channels = x.shape
+    rows = max(1, ROWS // channels)
+    return rows, torch.empty(batch, -(-positions // rows), 2, channels)
+
+
+def normalise(
+    x: Rows, scale: PerChannel, shift: PerChannel, groups: int, epsilon: float, silu: bool
+) -> tuple[Rows, PerChannel, PerChannel]:
+    """y = (x - mean) rstd scale + shift, or silu of it, with the mean and rstd of each channel's group."""
+    (batch, positions, channels), (rows, partial) = x.shape, _blocks(x)
+    y, mean, rstd = torch.empty_like(x), torch.empty(batch, channels), torch.empty(batch, channels)
+    step = channels if len(scale) > 1 else 0
+    name = f"forward_{TYPES[x.dtype]}{'_silu' if silu else ''}"
+    sizes = (batch, positions, channels, groups, rows)
+    _called(name, x, y, scale.contiguous(), shift.contiguous(), step, mean, rstd, partial, *sizes, float(epsilon))
+    return y, mean, rstd
+
+
+def normalise_backward(
+    gradient: Rows,
+    x: Rows,
+    scale: PerChannel,
+    shift: PerChannel,
+    mean: PerChannel,
+    rstd: PerChannel,
+    groups: int,
+    silu: bool,
+) -> tuple[Rows, PerChannel, PerChannel]:
+    """The gradients of x, scale and shift from that of y; the latter two for each sample."""
+    (batch, positions, channels), (rows, partial) = x.shape, _blocks(x)
+    of_x, of_scale, of_shift = torch.empty_like(x), torch.empty(batch, channels), torch.empty(batch, channels)
+    step = channels if len(scale) > 1 else 0
+    name = f"backward_{TYPES[x.dtype]}{'_silu' if silu else ''}"
+    told = (gradient, x, scale.contiguous(), shift.contiguous(), step, mean, rstd, partial, of_x, of_scale, of_shift)
+    _called(name, *told, batch, positions, channels, groups, rows)
+    return of_x, of_scale, of_shift
+
+
+def attends(q: Heads, k: Heads, v: Heads) -> bool:
+    """Whether there is an `attend_backward` for these: on the CPU, of a type and width in `HEADS`."""
+    alike = q.dtype == k.dtype == v.dtype and q.shape[-1] == k.shape[-1] == v.shape[-1]
+    fits = alike and q.device.type == "cpu" and q.shape[-1] in HEADS.get(q.dtype, ())
+    return fits and q.numel() > 0 and k.numel() > 0 and available()
+
+
+def attend_backward(
+    gradient: Heads, q: Heads, k: Heads, v: Heads, out: Heads, log_sum: Float32[Tensor, "batch heads length"]
+) -> tuple[Heads, Heads, Heads]:
+    """The gradients of q, k and v from that of out = softmax(q k^T / sqrt(width)) v.
+
+    log_sum: of each row's exponentials.
+
+    Raises: MemoryError.
+    """
+    batch, heads, length, width = q.shape
+    # laid out as (batch, length, heads, width), as the projections around the attention are
+    of_q, of_k, of_v = (torch.empty(batch, t.shape[2], heads, width, dtype=q.dtype).transpose(1, 2) for t in (q, k, v))
+    given = [t if t.stride(-1) == 1 else t.contiguous() for t in (gradient, q, k, v, out)]
+    strides = [stride for t in (*given, of_q, of_k, of_v) for stride in t.stride()[:3]]
+    steps = (ctypes.c_int64 * len(strides))(*strides)
+    tensors = (*given, log_sum.contiguous(), of_q, of_k, of_v)
+    if _called(f"attend_backward_{TYPES[q.dtype]}_{width}", *tensors, steps, batch, heads, length, k.shape[2]):
+        raise MemoryError("not enough memory for the backward pass of attention")
+    return of_q, of_k, of_v
