@@ -24,7 +24,7 @@ WIDE = "-mprefer-vector-width=512"  # of x86 alone, where compilers otherwise ha
 LANES = 16  # channels that are worked on together
 ROWS = 8192  # numbers in a block whose sums are taken in float32: they stay in the nearest cache
 # widths of the attention heads whose backward pass is faster here than in torch
-HEADS = {torch.float32: (8,), torch.bfloat16: (8, 16, 32)}
+HEADS = {torch.float32: (8,), torch.bfloat16: (8, 16)}
 TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 Rows = Float[Tensor, "batch positions channels"]
@@ -114,23 +114,26 @@ def normalises(x: Rows) -> bool:
     return fits and x.is_contiguous() and available()
 
 
-def _blocks(x: Rows) -> tuple[int, Tensor]:
-    """Rows in a block, and room for the sums of all blocks."""
+def _layer(
+    x: Rows, scale: PerChannel, shift: PerChannel, mean: PerChannel, rstd: PerChannel, groups: int, epsilon: float
+) -> tuple[Tensor | int | float, ...]:
+    """What both passes of a normalisation are told."""
     batch, positions, channels = x.shape
     rows = max(1, ROWS // channels)
-    return rows, torch.empty(batch, -(-positions // rows), 2, channels)
+    partial = torch.empty(batch, -(-positions // rows), 2, channels)
+    step = channels if len(scale) > 1 else 0
+    sizes = (batch, positions, channels, groups, rows)
+    return x, scale.contiguous(), shift.contiguous(), step, mean, rstd, partial, *sizes, float(epsilon)
 
 
 def normalise(
     x: Rows, scale: PerChannel, shift: PerChannel, groups: int, epsilon: float, silu: bool
 ) -> tuple[Rows, PerChannel, PerChannel]:
-    """y = (x - mean) rstd scale + shift, or silu of it, with the mean and rstd of each channel's group."""
-    (batch, positions, channels), (rows, partial) = x.shape, _blocks(x)
-    y, mean, rstd = torch.empty_like(x), torch.empty(batch, channels), torch.empty(batch, channels)
-    step = channels if len(scale) > 1 else 0
-    name = f"forward_{TYPES[x.dtype]}{'_silu' if silu else ''}"
-    sizes = (batch, positions, channels, groups, rows)
-    _called(name, x, y, scale.contiguous(), shift.contiguous(), step, mean, rstd, partial, *sizes, float(epsilon))
+    """y = (x - mean) rstd scale + shift, or silu of it, with the mean and rstd of each channel's group (B, C)."""
+    mean, rstd = torch.empty(x.shape[0], x.shape[2]), torch.empty(x.shape[0], x.shape[2])
+    y = torch.empty_like(x)
+    layer = _layer(x, scale, shift, mean, rstd, groups, epsilon)
+    _called(f"forward_{TYPES[x.dtype]}{'_silu' if silu else ''}", *layer, y)
     return y, mean, rstd
 
 
@@ -144,13 +147,10 @@ def normalise_backward(
     groups: int,
     silu: bool,
 ) -> tuple[Rows, PerChannel, PerChannel]:
-    """The gradients of x, scale and shift from that of y; the latter two for each sample."""
-    (batch, positions, channels), (rows, partial) = x.shape, _blocks(x)
-    of_x, of_scale, of_shift = torch.empty_like(x), torch.empty(batch, channels), torch.empty(batch, channels)
-    step = channels if len(scale) > 1 else 0
-    name = f"backward_{TYPES[x.dtype]}{'_silu' if silu else ''}"
-    told = (gradient, x, scale.contiguous(), shift.contiguous(), step, mean, rstd, partial, of_x, of_scale, of_shift)
-    _called(name, *told, batch, positions, channels, groups, rows)
+    """The gradients of x, scale and shift from that of y; the latter two for each sample (B, C)."""
+    of_x, of_scale, of_shift = torch.empty_like(x), torch.empty_like(mean), torch.empty_like(mean)
+    layer = _layer(x, scale, shift, mean, rstd, groups, 0.0)
+    _called(f"backward_{TYPES[x.dtype]}{'_silu' if silu else ''}", *layer, gradient, of_x, of_scale, of_shift)
     return of_x, of_scale, of_shift
 
 

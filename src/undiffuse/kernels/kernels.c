@@ -4,6 +4,7 @@
 // vec is sixteen floats; the compiler makes of it the registers that the machine has.
 
 #include <math.h>
+#include <omp.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -93,153 +94,190 @@ INLINE vec sigmoid(vec z) { return reciprocal(1.0f + exponential(-z)); }
 
 // ---- y = silu((x - mean) rstd scale + shift), x of (batch, positions, channels)
 // scale, shift: (batch, channels), or (1, channels) with `step` 0 instead of `channels`.
-// A sample is divided into blocks of rows, the same ones for any number of threads, whose sums meet in `partial`
-// (batch, blocks, 2, channels).
+// A sample is divided into blocks of rows, whose sums meet in `partial` (batch, blocks, 2, channels).
 
-INLINE int64_t end_of(int64_t block, int64_t rows, int64_t positions) {
-    int64_t end = (block + 1) * rows;
-    return end < positions ? end : positions;
+// what both passes are told of a layer
+typedef struct {
+    const void *x;
+    const float *scale, *shift;
+    float *mean, *rstd, *partial;  // mean and rstd: (batch, channels), of each channel's group
+    int64_t step, batch, positions, channels, groups, rows;
+    float epsilon;
+} Layer;
+
+INLINE int64_t blocks_of(const Layer *l) { return (l->positions + l->rows - 1) / l->rows; }
+
+INLINE int64_t end_of(const Layer *l, int64_t block) {
+    int64_t end = (block + 1) * l->rows;
+    return end < l->positions ? end : l->positions;
 }
 
-INLINE void forward(int brain, const void *x, void *y, const float *scale, const float *shift, int64_t step, float *mean,
-                    float *rstd, float *partial, int64_t batch, int64_t positions, int64_t channels, int64_t groups,
-                    int64_t rows, float epsilon, int silu) {
-    int64_t blocks = (positions + rows - 1) / rows, size = channels / groups;
-#pragma omp for schedule(static)
-    for (int64_t task = 0; task < batch * blocks; task++) {
-        int64_t b = task / blocks, block = task % blocks, start = b * positions * channels;
-        float *sums = partial + task * 2 * channels;
-        for (int64_t c = 0; c < channels; c += LANES) {
-            vec pivot = load(brain, x, start + c), sum = all(0), squares = all(0);
-            for (int64_t row = block * rows; row < end_of(block, rows, positions); row++) {
-                vec v = load(brain, x, start + row * channels + c) - pivot;
-                sum += v;
-                squares += v * v;
-            }
-            memcpy(sums + c, &sum, sizeof sum);
-            memcpy(sums + channels + c, &squares, sizeof squares);
+INLINE float *sums_of(const Layer *l, int64_t b, int64_t block) {
+    return l->partial + (b * blocks_of(l) + block) * 2 * l->channels;
+}
+
+// sums and squares about the first position, which is no further from the mean than any
+INLINE void block_moments(int brain, const Layer *l, int64_t b, int64_t block) {
+    int64_t start = b * l->positions * l->channels;
+    float *sums = sums_of(l, b, block);
+    for (int64_t c = 0; c < l->channels; c += LANES) {
+        vec pivot = load(brain, l->x, start + c), sum = all(0), squares = all(0);
+        for (int64_t row = block * l->rows; row < end_of(l, block); row++) {
+            vec v = load(brain, l->x, start + row * l->channels + c) - pivot;
+            sum += v;
+            squares += v * v;
         }
+        store(0, sums, c, sum);
+        store(0, sums, l->channels + c, squares);
     }
-#pragma omp for schedule(static)
-    for (int64_t b = 0; b < batch; b++)
-        for (int64_t first = 0; first < channels; first += size) {
-            double whole = 0, spread = 0;
-            for (int pass = 0; pass < 2; pass++)  // the mean of the group, then the squares about it
-                for (int64_t c = first; c < first + size; c++) {
-                    double sum = 0, squares = 0;
-                    for (int64_t block = 0; block < blocks; block++) {
-                        sum += partial[(b * blocks + block) * 2 * channels + c];
-                        squares += partial[((b * blocks + block) * 2 + 1) * channels + c];
-                    }
-                    double own = scalar(brain, x, b * positions * channels + c) + sum / positions;
-                    if (!pass) whole += own / size;
-                    else spread += (squares - sum * sum / positions) / positions + (own - whole) * (own - whole);
-                }
-            spread = spread < 0 ? 0 : spread / size;
+}
+
+INLINE void moments(int brain, const Layer *l, int64_t b) {
+    int64_t size = l->channels / l->groups, n = l->positions, start = b * l->channels;
+    for (int64_t first = 0; first < l->channels; first += size) {
+        double whole = 0, spread = 0;
+        for (int pass = 0; pass < 2; pass++)  // the mean of the group, then the squares about it
             for (int64_t c = first; c < first + size; c++) {
-                mean[b * channels + c] = whole;
-                rstd[b * channels + c] = 1 / sqrt(spread + epsilon);
-            }
-        }
-#pragma omp for schedule(static)
-    for (int64_t task = 0; task < batch * blocks; task++) {
-        int64_t b = task / blocks, block = task % blocks, start = b * positions * channels;
-        for (int64_t c = 0; c < channels; c += LANES) {
-            vec centre = load(0, mean, b * channels + c), rise = load(0, shift, b * step + c);
-            vec slope = load(0, rstd, b * channels + c) * load(0, scale, b * step + c);
-            for (int64_t row = block * rows; row < end_of(block, rows, positions); row++) {
-                int64_t at = start + row * channels + c;
-                vec z = (load(brain, x, at) - centre) * slope + rise;
-                store(brain, y, at, silu ? z * sigmoid(z) : z);
-            }
-        }
-    }
-}
-
-INLINE vec through_silu(int silu, vec gradient, vec z) {
-    if (!silu) return gradient;
-    vec s = sigmoid(z);
-    return gradient * s * (1.0f + z * (1.0f - s));
-}
-
-// from the gradient of y those of x, scale and shift; the latter two (batch, channels)
-INLINE void backward(int brain, const void *gradient, const void *x, const float *scale, const float *shift,
-                     int64_t step, const float *mean, const float *rstd, float *partial, void *of_x, float *of_scale,
-                     float *of_shift, int64_t batch, int64_t positions, int64_t channels, int64_t groups, int64_t rows,
-                     int silu) {
-    int64_t blocks = (positions + rows - 1) / rows, size = channels / groups;
-#pragma omp for schedule(static)
-    for (int64_t task = 0; task < batch * blocks; task++) {
-        int64_t b = task / blocks, block = task % blocks, start = b * positions * channels;
-        float *sums = partial + task * 2 * channels;
-        for (int64_t c = 0; c < channels; c += LANES) {
-            vec centre = load(0, mean, b * channels + c), inverse = load(0, rstd, b * channels + c);
-            vec factor = load(0, scale, b * step + c), rise = load(0, shift, b * step + c);
-            vec sum = all(0), products = all(0);
-            for (int64_t row = block * rows; row < end_of(block, rows, positions); row++) {
-                int64_t at = start + row * channels + c;
-                vec normal = (load(brain, x, at) - centre) * inverse;
-                vec slope = through_silu(silu, load(brain, gradient, at), normal * factor + rise);
-                if (silu) store(brain, of_x, at, slope);  // what follows needs it once more
-                sum += slope;
-                products += slope * normal;
-            }
-            memcpy(sums + c, &products, sizeof products);
-            memcpy(sums + channels + c, &sum, sizeof sum);
-        }
-    }
-#pragma omp for schedule(static)
-    for (int64_t b = 0; b < batch; b++)
-        for (int64_t first = 0; first < channels; first += size) {
-            double whole = 0, along = 0;
-            for (int64_t c = first; c < first + size; c++) {
-                double products = 0, sum = 0;
-                for (int64_t block = 0; block < blocks; block++) {
-                    products += partial[(b * blocks + block) * 2 * channels + c];
-                    sum += partial[((b * blocks + block) * 2 + 1) * channels + c];
+                double sum = 0, squares = 0;
+                for (int64_t block = 0; block < blocks_of(l); block++) {
+                    sum += sums_of(l, b, block)[c];
+                    squares += sums_of(l, b, block)[l->channels + c];
                 }
-                of_scale[b * channels + c] = products;
-                of_shift[b * channels + c] = sum;
-                along += scale[b * step + c] * products;
-                whole += scale[b * step + c] * sum;
+                double own = scalar(brain, l->x, start * n + c) + sum / n;
+                if (!pass) whole += own / size;
+                else spread += (squares - sum * sum / n) / n + (own - whole) * (own - whole);
             }
-            for (int64_t c = first; c < first + size; c++) {  // in the place of the sums, which have served
-                partial[b * blocks * 2 * channels + c] = along / (positions * size);
-                partial[(b * blocks * 2 + 1) * channels + c] = whole / (positions * size);
-            }
-        }
-#pragma omp for schedule(static)
-    for (int64_t task = 0; task < batch * blocks; task++) {
-        int64_t b = task / blocks, block = task % blocks, start = b * positions * channels;
-        for (int64_t c = 0; c < channels; c += LANES) {
-            vec centre = load(0, mean, b * channels + c), inverse = load(0, rstd, b * channels + c);
-            vec factor = load(0, scale, b * step + c), along = load(0, partial, b * blocks * 2 * channels + c);
-            vec whole = load(0, partial, (b * blocks * 2 + 1) * channels + c);
-            for (int64_t row = block * rows; row < end_of(block, rows, positions); row++) {
-                int64_t at = start + row * channels + c;
-                vec normal = (load(brain, x, at) - centre) * inverse;
-                vec slope = load(brain, silu ? of_x : gradient, at);
-                store(brain, of_x, at, inverse * (factor * slope - whole - normal * along));
-            }
+        spread = spread < 0 ? 0 : spread / size;
+        for (int64_t c = first; c < first + size; c++) {
+            l->mean[start + c] = whole;
+            l->rstd[start + c] = 1 / sqrt(spread + l->epsilon);
         }
     }
+}
+
+INLINE void block_output(int brain, int silu, const Layer *l, void *y, int64_t b, int64_t block) {
+    for (int64_t c = 0; c < l->channels; c += LANES) {
+        int64_t here = b * l->channels + c;
+        vec centre = load(0, l->mean, here), rise = load(0, l->shift, b * l->step + c);
+        vec slope = load(0, l->rstd, here) * load(0, l->scale, b * l->step + c);
+        for (int64_t row = block * l->rows; row < end_of(l, block); row++) {
+            int64_t at = (b * l->positions + row) * l->channels + c;
+            vec z = (load(brain, l->x, at) - centre) * slope + rise;
+            store(brain, y, at, silu ? z * sigmoid(z) : z);
+        }
+    }
+}
+
+// the sums of the gradient behind the activation, and of its products with the normalised x; it is kept in of_x
+INLINE void block_slopes(int brain, int silu, const Layer *l, const void *gradient, void *of_x, int64_t b,
+                         int64_t block) {
+    float *sums = sums_of(l, b, block);
+    for (int64_t c = 0; c < l->channels; c += LANES) {
+        int64_t here = b * l->channels + c;
+        vec centre = load(0, l->mean, here), inverse = load(0, l->rstd, here);
+        vec factor = load(0, l->scale, b * l->step + c), rise = load(0, l->shift, b * l->step + c);
+        vec sum = all(0), products = all(0);
+        for (int64_t row = block * l->rows; row < end_of(l, block); row++) {
+            int64_t at = (b * l->positions + row) * l->channels + c;
+            vec normal = (load(brain, l->x, at) - centre) * inverse, slope = load(brain, gradient, at);
+            if (silu) {
+                vec z = normal * factor + rise, s = sigmoid(z);
+                slope *= s * (1.0f + z * (1.0f - s));
+                store(brain, of_x, at, slope);
+            }
+            sum += slope;
+            products += slope * normal;
+        }
+        store(0, sums, c, products);
+        store(0, sums, l->channels + c, sum);
+    }
+}
+
+INLINE void slopes(const Layer *l, float *of_scale, float *of_shift, int64_t b) {
+    int64_t size = l->channels / l->groups, start = b * l->channels;
+    for (int64_t first = 0; first < l->channels; first += size) {
+        double along = 0, whole = 0;
+        for (int64_t c = first; c < first + size; c++) {
+            double products = 0, sum = 0;
+            for (int64_t block = 0; block < blocks_of(l); block++) {
+                products += sums_of(l, b, block)[c];
+                sum += sums_of(l, b, block)[l->channels + c];
+            }
+            of_scale[start + c] = products;
+            of_shift[start + c] = sum;
+            along += l->scale[b * l->step + c] * products;
+            whole += l->scale[b * l->step + c] * sum;
+        }
+        for (int64_t c = first; c < first + size; c++) {  // in the place of the first block's sums, which have served
+            sums_of(l, b, 0)[c] = along / (l->positions * size);
+            sums_of(l, b, 0)[l->channels + c] = whole / (l->positions * size);
+        }
+    }
+}
+
+INLINE void block_gradient(int brain, int silu, const Layer *l, const void *gradient, void *of_x, int64_t b,
+                           int64_t block) {
+    for (int64_t c = 0; c < l->channels; c += LANES) {
+        int64_t here = b * l->channels + c;
+        vec centre = load(0, l->mean, here), inverse = load(0, l->rstd, here);
+        vec factor = load(0, l->scale, b * l->step + c);
+        vec along = load(0, sums_of(l, b, 0), c), whole = load(0, sums_of(l, b, 0), l->channels + c);
+        for (int64_t row = block * l->rows; row < end_of(l, block); row++) {
+            int64_t at = (b * l->positions + row) * l->channels + c;
+            vec normal = (load(brain, l->x, at) - centre) * inverse;
+            vec slope = load(brain, silu ? of_x : gradient, at);
+            store(brain, of_x, at, inverse * (factor * slope - whole - normal * along));
+        }
+    }
+}
+
+// A sample stays with a thread, and in its cache, from the first pass to the last; where there are fewer samples than
+// threads, the blocks of a sample are shared out instead. The sums are the same in both ways.
+#define IN_THREE_PASSES(over_block, over_sample, over_block_again)                                                     \
+    int64_t blocks = blocks_of(l);                                                                                     \
+    if (l->batch >= omp_get_num_threads()) {                                                                           \
+        _Pragma("omp for schedule(static)")                                                                            \
+        for (int64_t b = 0; b < l->batch; b++) {                                                                       \
+            for (int64_t block = 0; block < blocks; block++) over_block;                                               \
+            over_sample;                                                                                               \
+            for (int64_t block = 0; block < blocks; block++) over_block_again;                                         \
+        }                                                                                                              \
+    } else {                                                                                                           \
+        for (int64_t b = 0; b < l->batch; b++) {                                                                       \
+            _Pragma("omp for schedule(static)")                                                                        \
+            for (int64_t block = 0; block < blocks; block++) over_block;                                               \
+            _Pragma("omp single")                                                                                      \
+            over_sample;                                                                                               \
+            _Pragma("omp for schedule(static)")                                                                        \
+            for (int64_t block = 0; block < blocks; block++) over_block_again;                                         \
+        }                                                                                                              \
+    }
+
+INLINE void forward(int brain, int silu, const Layer *l, void *y) {
+    IN_THREE_PASSES(block_moments(brain, l, b, block), moments(brain, l, b), block_output(brain, silu, l, y, b, block))
+}
+
+INLINE void backward(int brain, int silu, const Layer *l, const void *gradient, void *of_x, float *of_scale,
+                     float *of_shift) {
+    IN_THREE_PASSES(block_slopes(brain, silu, l, gradient, of_x, b, block), slopes(l, of_scale, of_shift, b),
+                    block_gradient(brain, silu, l, gradient, of_x, b, block))
 }
 
 #define NORMALISATION(name, brain, silu)                                                                               \
-    void forward_##name(const void *x, void *y, const float *scale, const float *shift, int64_t step, float *mean,     \
-                        float *rstd, float *partial, int64_t batch, int64_t positions, int64_t channels,               \
-                        int64_t groups, int64_t rows, float epsilon) {                                                 \
+    void forward_##name(const void *x, const float *scale, const float *shift, int64_t step, float *mean, float *rstd, \
+                        float *partial, int64_t batch, int64_t positions, int64_t channels, int64_t groups,            \
+                        int64_t rows, float epsilon, void *y) {                                                        \
+        Layer layer = {x, scale, shift, mean, rstd, partial, step, batch, positions, channels, groups, rows, epsilon}; \
         _Pragma("omp parallel")                                                                                        \
-        forward(brain, x, y, scale, shift, step, mean, rstd, partial, batch, positions, channels, groups, rows,        \
-                epsilon, silu);                                                                                        \
+        forward(brain, silu, &layer, y);                                                                               \
     }                                                                                                                  \
-    void backward_##name(const void *gradient, const void *x, const float *scale, const float *shift, int64_t step,    \
-                         const float *mean, const float *rstd, float *partial, void *of_x, float *of_scale,            \
-                         float *of_shift, int64_t batch, int64_t positions, int64_t channels, int64_t groups,          \
-                         int64_t rows) {                                                                               \
+    void backward_##name(const void *x, const float *scale, const float *shift, int64_t step, float *mean,             \
+                         float *rstd, float *partial, int64_t batch, int64_t positions, int64_t channels,              \
+                         int64_t groups, int64_t rows, float epsilon, const void *gradient, void *of_x,                \
+                         float *of_scale, float *of_shift) {                                                           \
+        Layer layer = {x, scale, shift, mean, rstd, partial, step, batch, positions, channels, groups, rows, epsilon}; \
         _Pragma("omp parallel")                                                                                        \
-        backward(brain, gradient, x, scale, shift, step, mean, rstd, partial, of_x, of_scale, of_shift, batch,         \
-                 positions, channels, groups, rows, silu);                                                             \
+        backward(brain, silu, &layer, gradient, of_x, of_scale, of_shift);                                             \
     }
 NORMALISATION(float32, 0, 0)
 NORMALISATION(bfloat16, 1, 0)
@@ -364,4 +402,3 @@ INLINE void attend_backward(int brain, int width, const void *gradient, const vo
 ATTENTION(float32, 0, 8)
 ATTENTION(bfloat16, 1, 8)
 ATTENTION(bfloat16, 1, 16)
-ATTENTION(bfloat16, 1, 32)
