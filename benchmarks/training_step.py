@@ -1,14 +1,14 @@
 """A training step beside the peers': images a second in each one's own loop, and whether the gradients are the same.
 
-    python benchmarks/training_step.py [--batch 64] [--rounds 5] [--steps 3] [--peers diffusers,lucidrains,smalldiffusion]
+    python benchmarks/training_step.py [--batch 64] [--rounds 5] [--steps 3] [--peers diffusers,lucidrains]
 
-- diffusers: `UNet2DModel` (32x32, 1.7 M parameters, channels 32/64/64, attention in the two lower levels) in the loop of
-  their example train_unconditional.py: accelerate, AdamW, a cosine schedule, clipping, EMAModel, a DataLoader. Ours has
-  the same weights, read from a folder they saved; the gradients of the same loss at the same noise are compared.
-- lucidrains: `Unet(dim=32, dim_mults=(1, 2, 4))` and `GaussianDiffusion` in the loop of their `Trainer`: Adam, clipping,
-  ema-pytorch. Ours is our U-Net of the same widths, with as many parameters.
-- smalldiffusion: `Unet(ch=64, ch_mult=(1, 1, 2), attn_resolutions=(16,))` in their `training_loop` with `SimpleEMA`
-  left out, as theirs has none. Ours is our U-Net of the same plan, with as many parameters.
+- diffusers: `UNet2DModel` (32x32, 1.7 M parameters, channels 32/64/64, attention in the two lower levels) in the loop
+  of their example train_unconditional.py: accelerate, AdamW, a cosine schedule, clipping, EMAModel, a DataLoader. Ours
+  has the same weights, read from a folder they saved; the gradients of the same loss at the same noise are compared.
+- lucidrains: `Unet(dim=32, dim_mults=(1, 2, 4))` and `GaussianDiffusion` in the loop of their `Trainer`: Adam,
+  clipping, ema-pytorch. Ours is our U-Net of the same widths, with as many parameters.
+- smalldiffusion: `Unet(ch=64, ch_mult=(1, 1, 2), attn_resolutions=(16,))` in their `training_loop`, which has neither
+  clipping nor an average of the weights. Ours is our U-Net of the same plan, with as many parameters, and has both.
 
 All do the whole of their step: batch from a data set in memory, noise, forward, backward, clipping, optimizer, average.
 Needs diffusers and accelerate, denoising-diffusion-pytorch (einops, ema-pytorch), smalldiffusion; torchvision and

@@ -1,4 +1,4 @@
-"""What the timed comparisons share: contenders that take turns, a table, and a file of results with the hardware named."""
+"""What the timed comparisons share: contenders that take turns, a table, and results with the hardware named."""
 
 import importlib.metadata
 import json

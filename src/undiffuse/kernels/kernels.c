@@ -292,6 +292,7 @@ NORMALISATION(bfloat16_silu, 1, 1)
 
 typedef float eight __attribute__((vector_size(32)));
 #define ROWS 8
+#define WIDEST 16  // a length that the compiler knows, or it keeps the arrays out of the registers
 
 typedef struct { int64_t batch, head, row; } Steps;
 
@@ -326,8 +327,8 @@ INLINE void attend_backward(int brain, int width, const void *gradient, const vo
                 value[tiled(width, j, e)] = scalar(brain, v, place(steps + 3, b, h, j) + e);
             }
         for (int64_t i = 0; i < queries; i += ROWS) {
-            float query[ROWS][width], slope[ROWS][width], sum[ROWS], along[ROWS];
-            eight of_query[ROWS][width / 8];
+            float query[ROWS][WIDEST], slope[ROWS][WIDEST], sum[ROWS], along[ROWS];
+            eight of_query[ROWS][WIDEST / 8];
             memset(of_query, 0, sizeof of_query);
             for (int row = 0; row < ROWS; row++) {
                 int real = i + row < queries;  // those beyond the last weigh nothing and have no gradient

@@ -39,7 +39,7 @@ def _by_products(gradient: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Ten
 
 
 def _products_pay(q: Tensor, k: Tensor) -> bool:
-    """Whether `_by_products` is faster than torch's backward pass: in bfloat16, of wide heads and not too many tokens."""
+    """Whether `_by_products` is faster than torch's backward pass: in bfloat16, of not too many tokens."""
     return q.device.type == "cpu" and q.dtype == torch.bfloat16 and 0 < q.shape[2] * k.shape[2] <= SCORES
 
 
