@@ -17,8 +17,8 @@ from torch import Tensor
 from undiffuse.errors import InputError
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-# A JPEG of many times the size is decoded at 1/2, 1/4 or 1/8, to this many times the size at least. At 2 it takes a
-# third of the time, and pixels differ by less than 1 of 255 (root mean square, benchmarks/data.py).
+# A JPEG of many times the size is decoded at 1/2, 1/4 or 1/8, to this many times the size at least. At 2 it takes less
+# than half of the time, and pixels differ by less than 1 of 255 (root mean square, benchmarks/data.py).
 REDUCED_TO = 2
 LEFT_OUT = "data.skip_corrupt=true leaves such files out"
 EXIF_ORIENTATION, ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)
