@@ -31,3 +31,13 @@ def test_the_overhead_is_measured(tmp_path):
     run("sampler_overhead.py", "--repeats", 2, "--out", out)
     rows = json.loads(out.read_text())
     assert all(row["ratio"] > 0 for row in rows if "ratio" in row) and any(row["sampler"] == "noise" for row in rows)
+
+
+def test_the_decoding_of_a_folder_is_measured(tmp_path):
+    out = tmp_path / "data.json"
+    small = ["--pictures", 20, "--width", 200, "--height", 100, "--sizes", 16, "--workers", "0,1"]
+    run("data.py", *small, "--batch", 4, "--batches", 1, "--repeats", 1, "--out", out)
+    found = json.loads(out.read_text())
+    assert [row["workers"] for row in found["images_per_second"]] == [0, 1]
+    assert all(row[side] > 0 for row in found["images_per_second"] for side in ("ours", "ours, whole", "by hand"))
+    assert found["fractions"][0]["rms"] == 0 and found["about"]["torch"]

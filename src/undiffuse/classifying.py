@@ -1,6 +1,8 @@
 """A classifier that knows noise, trained beside a run on the run's own data: what classifier guidance steers by."""
 
-from collections.abc import Iterator, Mapping
+import contextlib
+import functools
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,10 @@ from undiffuse import acceleration, config, pipeline, schedule
 from undiffuse.acceleration import default_device
 from undiffuse.codecs import CODECS
 from undiffuse.config import Configuration, Named, Recipe, Training
-from undiffuse.data import Split
+from undiffuse.data import Dataset, Split
 from undiffuse.data.feed import Feed
 from undiffuse.errors import InputError, unknown
-from undiffuse.examples import centred
+from undiffuse.examples import centred, leading
 from undiffuse.experiment import (
     VALIDATION_SAMPLES,
     augmentation,
@@ -136,6 +138,7 @@ class ClassifierExperiment:
                 "classes": list(self.split.train.classes[self.name]),
                 "data_std": beside["resolved"]["data_std"],
                 **acceleration.chosen(recipe.training.precision, recipe.training.compile, self.device),
+                "samples_in_memory": self.split.train.in_memory,
                 "train_samples": len(self.split.train),
                 "held_out_samples": len(self.split.held_out),
                 "undiffuse": undiffuse.__version__,
@@ -161,7 +164,7 @@ class ClassifierExperiment:
         """Whether the plan was carried out already."""
         return self.state.finished
 
-    def train(self) -> Iterator[Event]:
+    def train(self) -> Generator[Event, None, None]:
         """Train to the end of the recipe's budget; yields events. See `undiffuse.training.Run`."""
         training = self.recipe.training
         feed = Feed(
@@ -171,14 +174,19 @@ class ClassifierExperiment:
             training.batch_size,
             training.seed,
             self.device,
+            decoders=self.of.data.workers,
         )
-        yield from self.run.train(feed.batch, self.held_out)
+        with contextlib.closing(feed):
+            yield from self.run.train(feed.batch, self.held_out, waited=lambda: feed.waited)
 
     def held_out(self) -> Iterator[Batch]:
         """Held-out batches with fixed seeds, at most `VALIDATION_SAMPLES` samples."""
-        dataset = self.split.held_out
-        samples, labels = centred(dataset, self.shape)[:VALIDATION_SAMPLES], dataset.conditions[self.name]
+        samples, labels = centred(self._validated, self.shape, slice(None)), self._validated.conditions[self.name]
         yield from validation(samples.to(self.device), self.codec.encode, lambda rows: {self.name: labels[rows]})
+
+    @functools.cached_property
+    def _validated(self) -> Dataset:
+        return leading(self.split.held_out, VALIDATION_SAMPLES)
 
     def accuracy(self) -> dict[str, float]:
         """The share of held-out samples whose class is told right, by time; measured once, then read from the log."""

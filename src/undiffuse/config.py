@@ -40,7 +40,13 @@ class Data(Section):
     source: str = "digits"
     path: str | None = None
     held_out: float = Field(0.1, gt=0, lt=1, description="the share kept out of training where the data names no split")
-    skip_corrupt: bool = False
+    skip_corrupt: bool = Field(False, description="leave out the files of a folder that cannot be read")
+    memory: Literal["auto", "always", "never"] = Field(
+        "auto", description="whether the pictures of a folder are kept there; auto: where they fit"
+    )
+    workers: int | None = Field(
+        None, ge=0, description="processes that decode pictures not kept in memory; by default one a processor, up to 8"
+    )
 
 
 class Image(Section):

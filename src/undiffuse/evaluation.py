@@ -15,10 +15,10 @@ from torch.nn import functional as F
 
 from undiffuse import metrics, pipeline, plots, reconstruction
 from undiffuse.codecs import Pixels
-from undiffuse.data import Split
+from undiffuse.data import Dataset, Split
 from undiffuse.data.dataset import turns
 from undiffuse.errors import InputError
-from undiffuse.examples import balanced, centred, conditions_by_class, conditions_in_turn, conditions_of
+from undiffuse.examples import balanced, centred, conditions_by_class, conditions_in_turn, conditions_of, drawn
 from undiffuse.experiment import load_experiment_data, parameters
 from undiffuse.likelihood import variational_bound
 from undiffuse.metrics import classifier as classifiers
@@ -28,6 +28,7 @@ from undiffuse.samplers import DDIM, DDPM, DPMSolverPlusPlus, Sampler
 from undiffuse.training import read_metrics
 
 REFERENCE = 10_000  # held-out images that distances are measured to, at most
+MOST_JUDGED = 1 << 30  # bytes of training samples, and of held-out ones, that samples are compared with
 SWEEP: tuple[tuple[str, Sampler, str, tuple[int, ...]], ...] = (
     ("DDIM", DDIM(), "uniform", (5, 10, 20, 50)),
     ("DPM-Solver++", DPMSolverPlusPlus(2), "log-snr", (5, 10, 20, 50)),
@@ -47,11 +48,13 @@ Say = Callable[[str, float], None]
 class Judge:
     """What images are measured through: a classifier trained on the real training split; without labels, pooled pixels.
 
-    Distances go to the held-out split, which neither the model nor the classifier has been trained on.
+    Distances go to the held-out split, which neither the model nor the classifier has been trained on. Of a set that
+    is larger than `MOST_JUDGED`, a part stands for the whole, whether it is kept in memory or not.
     """
 
     def __init__(self, split: Split, shape: Sequence[int], label: str | None, seed: int = 0) -> None:
-        self.train, self.held_out = centred(split.train, shape), centred(split.held_out, shape)
+        split = Split(*(_judged_by(part) for part in (split.train, split.held_out)))
+        self.train, self.held_out = (centred(part, shape, slice(None)) for part in (split.train, split.held_out))
         self.classifier: classifiers.Classifier | None = None
         if len(self.held_out) < 2 or len(self.train) < 2:
             raise InputError(
@@ -93,6 +96,14 @@ class Judge:
         """
         draws = max(1, min(4, len(self.shuffled_train) // n))
         return [self.distance(self.shuffled_train[i * n : (i + 1) * n]) for i in range(draws)]
+
+
+def _judged_by(dataset: Dataset) -> Dataset:
+    """All of a data set, or as many samples as `MOST_JUDGED` bytes hold, always the same; they are read into memory."""
+    count = max(2, MOST_JUDGED // math.prod(dataset.shape))
+    if len(dataset) <= count:
+        return dataset
+    return dataset.subset(drawn(len(dataset), count))
 
 
 @dataclass
@@ -248,7 +259,7 @@ def bound(model: Pipeline, split: Split) -> dict[str, Any]:
     rows = balanced(split.held_out, min(BOUND_SAMPLES, len(split.held_out)))
     terms: dict[str, list[Tensor]] = {"prior": [], "diffusion": [], "reconstruction": []}
     for few in rows.split(256):
-        x0 = model.codec.encode(centred(split.held_out, model.shape)[few]).to(model.device)
+        x0 = model.codec.encode(centred(split.held_out, model.shape, few)).to(model.device)
         bound = variational_bound(model.denoiser, x0, few, conditions_of(split.held_out, few, model), BOUND_DRAWS)
         for name, values in terms.items():
             values.append(getattr(bound, name).double().cpu() / math.log(2))
@@ -321,7 +332,7 @@ def _curve(
     if n < CURVE_FEWEST:
         return {"n": n, "fewest": CURVE_FEWEST, "rows": []}
     condition = conditions_in_turn(model, split, n)
-    held_out = judge.features(judge.held_out[balanced(split.held_out, n)])
+    held_out = judge.features(centred(split.held_out, model.shape, balanced(split.held_out, n)))
 
     def measured(images: Tensor) -> dict[str, float]:
         found = metrics.precision_recall(held_out, judge.features(images), CURVE_NEIGHBOUR)

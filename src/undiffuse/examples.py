@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from undiffuse.data import Dataset, Split
@@ -12,10 +13,21 @@ from undiffuse.data.dataset import turns
 from undiffuse.pipeline import Pipeline
 
 
-def centred(dataset: Dataset, shape: Sequence[int]) -> Tensor:
-    """A data set's samples, centre-cropped to the model's shape: uint8 (N, C, H, W)."""
+def centred(dataset: Dataset, shape: Sequence[int], rows: Tensor | slice) -> Tensor:
+    """Some of a data set's samples, centre-cropped to the model's shape: uint8 (N, C, H, W)."""
     top, left = ((have - want) // 2 for have, want in zip(dataset.shape[1:], shape[1:], strict=True))
-    return dataset.samples[:, :, top : top + shape[1], left : left + shape[2]]
+    return dataset.samples[rows][:, :, top : top + shape[1], left : left + shape[2]]
+
+
+def leading(dataset: Dataset, count: int) -> Dataset:
+    """The first samples of a data set, in memory: decoded here, and not each time they are looked at."""
+    conditions = {name: values[:count] for name, values in dataset.conditions.items()}
+    return replace(dataset, samples=dataset.samples[:count], conditions=conditions)
+
+
+def drawn(n: int, count: int) -> Int64[Tensor, " count"]:
+    """`count` of n rows, drawn at random, but always the same, and in order."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(0))[:count].sort().values
 
 
 def conditions_of(dataset: Dataset, rows: Tensor | slice, model: Pipeline) -> dict[str, Tensor]:
@@ -23,7 +35,7 @@ def conditions_of(dataset: Dataset, rows: Tensor | slice, model: Pipeline) -> di
     shape, found = model.shape, {}
     for name, part in model.parts.items():
         if part.derived:
-            found[name] = part.derive(centred(replace(dataset, samples=dataset.samples[rows], conditions={}), shape))
+            found[name] = part.derive(centred(dataset, shape, rows))
             continue
         values = dataset.conditions[name][rows]
         if part.shares_space and values.shape[-2:] == dataset.shape[1:]:

@@ -1,9 +1,11 @@
 """From a recipe to a trained run folder: data, model, objective and loop put together."""
 
+import contextlib
+import functools
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from undiffuse.config import ObjectiveSection, Recipe
 from undiffuse.data import SOURCES, Augment, Dataset, Flip, Geometric, RandomCrop, Split
 from undiffuse.data.feed import Feed
 from undiffuse.errors import InputError
-from undiffuse.examples import centred, conditions_by_class, conditions_of
+from undiffuse.examples import centred, conditions_by_class, conditions_of, drawn, leading
 from undiffuse.files import write_text
 from undiffuse.modalities import image
 from undiffuse.noise import NoiseSource
@@ -29,6 +31,7 @@ from undiffuse.registry import build
 from undiffuse.training import Batch, Event, Plan, Run, TrainState
 
 VALIDATION_SAMPLES = 1024
+MOST_MEASURED = 1 << 27  # numbers that the data's standard deviation is taken over
 # what a killed write of one of a run's own files leaves behind
 LEFTOVER = re.compile(r"\.(recipe|model|metrics|evaluation|report|compare|step-\d+)-\w+\.partial\.\w+")
 VALIDATION_SEEDS = 1 << 62  # above every seed of training, so that the streams are others
@@ -47,6 +50,8 @@ def load_data(recipe: Recipe) -> Split:
     wanted = {name: offered[name] for name in inspect.signature(load).parameters if name in offered}
     if "path" in wanted and wanted["path"] is None:
         raise InputError(f"the data source {recipe.data.source!r} needs data.path=...")
+    if recipe.data.memory == "never" and "memory" not in wanted:
+        raise InputError(f"data.memory=never is of folders: the data source {recipe.data.source!r} is read into memory")
     if "size" in wanted:
         wanted["size"] = _size(recipe)
     return load(**wanted)
@@ -114,13 +119,13 @@ def check_conditions(recipe: Recipe, split: Split, model: Pipeline) -> None:
 
 
 # what the machine and the version decide; it may differ between the sessions of one run
-OF_THE_MACHINE = ("device", "precision", "compile", "kernels", "undiffuse")
+OF_THE_MACHINE = ("device", "precision", "compile", "kernels", "samples_in_memory", "undiffuse")
 
 
 def whole(recipe: Recipe, split: Split, device: torch.device) -> dict[str, Any]:
     """The recipe as plain values, with a section `resolved` for what the data and the machine decided."""
     shape = sample_shape(recipe, split.train)
-    pixels = centred(split.train, shape)[:10000].float()
+    pixels = centred(split.train, shape, _measured(split.train)).float()
     values = config.plain(recipe)
     if recipe.data.path is not None:  # the run can then be evaluated from any folder
         values["data"]["path"] = str(Path(recipe.data.path).expanduser().resolve())
@@ -130,11 +135,24 @@ def whole(recipe: Recipe, split: Split, device: torch.device) -> dict[str, Any]:
             "conditions": {name: _facts(name, kind.name, split) for name, kind in recipe.condition.items()},
             "data_std": round(max(float(pixels.std()) / 127.5, 1e-3), 4),
             **acceleration.chosen(recipe.training.precision, recipe.training.compile, device),
+            "samples_in_memory": split.train.in_memory,
             "train_samples": len(split.train),
             "held_out_samples": len(split.held_out),
             "undiffuse": undiffuse.__version__,
         }
     }
+
+
+def _measured(train: Dataset) -> Tensor:
+    """The samples whose standard deviation stands for that of all: the first 10,000, or as many others as memory takes.
+
+    Of large pictures, so many would take long to decode. Fewer are drawn from all, because the first may be one class.
+    """
+    most = min(len(train), 10_000)
+    count = min(most, max(2, MOST_MEASURED // math.prod(train.shape)))
+    if count == most:
+        return torch.arange(most)
+    return drawn(len(train), count)
 
 
 def _facts(name: str, kind: str, split: Split) -> dict[str, Any]:
@@ -158,8 +176,13 @@ def open_folder(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
         for leftover in (p for p in place.glob(".*") if LEFTOVER.fullmatch(p.name)):
             leftover.unlink(missing_ok=True)
     held = pipeline.read_spec(folder)
-    # the first session's holds
-    ours = {**spec, "resolved": {**spec["resolved"], **{k: held["resolved"].get(k) for k in OF_THE_MACHINE}}}
+    # what the machine and the version decide may differ between the sessions of one run, the first one's holds; and how
+    # the data are read may, which changes no bit of them
+    free = {"resolved": OF_THE_MACHINE, "data": ("memory", "workers")}
+    ours = {
+        **spec,
+        **{s: {**spec[s], **{k: held.get(s, {}).get(k) for k in keys}} for s, keys in free.items() if s in spec},
+    }
     # an option that is None and one that is not there are the same: the folder may be older than the option
     changes = config.difference(ours, held)
     if changes:
@@ -245,7 +268,7 @@ class Experiment:
     def _try(self, objective: BaseObjective) -> None:
         """A loss of two samples, before anything is written. Raises: InputError where there is none that is finite."""
         rows = torch.arange(min(2, len(self.split.train)))
-        samples = centred(self.split.train, self.pipeline.shape)[rows].to(self.device)
+        samples = centred(self.split.train, self.pipeline.shape, rows).to(self.device)
         source = NoiseSource(VALIDATION_SEEDS + rows, self.pipeline.shape, self.device)
         denoiser = self.pipeline.denoiser.eval()
         conditions = conditions_of(self.split.train, rows, self.pipeline)
@@ -261,7 +284,7 @@ class Experiment:
         """Whether the plan was carried out already."""
         return self.state.finished
 
-    def train(self, preview: bool = True) -> Iterator[Event]:
+    def train(self, preview: bool = True) -> Generator[Event, None, None]:
         """Train to the end of the recipe's budget; yields events. See `undiffuse.training.Run`."""
         parts = self.pipeline.parts
         feed = Feed(
@@ -274,15 +297,21 @@ class Experiment:
             paired=[name for name, part in parts.items() if part.shares_space and not part.derived],
             derive={name: part.derive for name, part in parts.items() if part.derived},
             told=list(self.pipeline.told),
+            decoders=self.recipe.data.workers,
         )
         draw: Callable[[int], None] | None = self.preview if preview else None
-        yield from self.run.train(feed.batch, self.held_out, draw)
+        with contextlib.closing(feed):
+            yield from self.run.train(feed.batch, self.held_out, draw, lambda: feed.waited)
 
     def held_out(self) -> Iterator[Batch]:
         """Held-out batches with fixed seeds, at most `VALIDATION_SAMPLES` samples."""
-        dataset, made = self.split.held_out, self.pipeline
-        samples = centred(dataset, made.shape)[:VALIDATION_SAMPLES].to(self.device)
-        yield from validation(samples, made.codec.encode, lambda rows: conditions_of(dataset, rows, made))
+        few, made = self._validated, self.pipeline
+        samples = centred(few, made.shape, slice(None)).to(self.device)
+        yield from validation(samples, made.codec.encode, lambda rows: conditions_of(few, rows, made))
+
+    @functools.cached_property
+    def _validated(self) -> Dataset:
+        return leading(self.split.held_out, VALIDATION_SAMPLES)
 
     def averaged(self) -> Pipeline:
         """The pipeline with the averaged weights as they stand."""

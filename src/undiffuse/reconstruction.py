@@ -39,7 +39,7 @@ def measure(
     part = model.parts[name]
     assert isinstance(part, Image)
     n = len(samples)
-    truth = centred(split.held_out, model.shape)[balanced(split.held_out, n)]
+    truth = centred(split.held_out, model.shape, balanced(split.held_out, n))
     small = condition[name]
     bicubic = Pixels().decode(enlarged(as_floats(small), part.factor))
     averaged = min(n, MOST_AVERAGED)

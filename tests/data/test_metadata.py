@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from undiffuse.data import folder, metadata
+from undiffuse.data.pictures import read_mask
 from undiffuse.errors import InputError
 
 
@@ -125,17 +126,17 @@ def test_other_refusals(pictures):
 
 
 def test_masks_are_read_alone_too(pictures):
-    assert folder.read_mask(pictures / "masks" / "2.png").unique().tolist() == [2]
+    assert read_mask(pictures / "masks" / "2.png").unique().tolist() == [2]
     for numbers, kind in ((np.array([[0, 3], [100, 255]]), np.uint8), (np.array([[0, 3], [100, 200]]), np.uint16)):
         Image.fromarray(numbers.astype(kind)).save(pictures / "map.png")
-        assert folder.read_mask(pictures / "map.png").tolist() == numbers.tolist()  # classes are no brightness
+        assert read_mask(pictures / "map.png").tolist() == numbers.tolist()  # classes are no brightness
     for picture, message in (
         (Image.fromarray(np.array([[0, 300]], np.uint16)), "class 300: 0 to 255"),
         (Image.new("RGB", (2, 2), (9, 0, 0)), "it has colours"),
     ):
         picture.save(pictures / "map.png")
         with pytest.raises(InputError, match=message):
-            folder.read_mask(pictures / "map.png")
+            read_mask(pictures / "map.png")
 
 
 def test_masks_of_16_bits_keep_their_classes_in_training(pictures):

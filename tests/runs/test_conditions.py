@@ -166,7 +166,7 @@ def test_super_resolution_is_shown_a_smaller_copy_of_the_sample(tmp_path: Path, 
     found = result.numbers["reconstruction"]
     assert found["factor"] == 2 and found["sample"]["n"] == 6 and found["bicubic"]["db"] > found["sample"]["db"]
     assert result.pictures["reconstruction"].shape[0] > 5 * 32
-    truth = centred(made.split.held_out, (1, 8, 8))[balanced(made.split.held_out, 6)]
+    truth = centred(made.split.held_out, (1, 8, 8), balanced(made.split.held_out, 6))
     shown = conditions_in_turn(made.pipeline, made.split, 6)["low"]
     assert torch.equal(shown, made.pipeline.parts["low"].derive(truth))  # each against its own original
     larger = torch.nn.functional.interpolate(shown.double(), scale_factor=2, mode="bicubic").round().clamp(0, 255)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from undiffuse.conditioning import Condition, Embeddings, EncodedImage, Image, Label, Labels, Mask, Tokens, Vector
 from undiffuse.data import folder
+from undiffuse.data.pictures import read_mask, read_picture
 from undiffuse.errors import InputError, unknown
 from undiffuse.pipeline import Pipeline
 
@@ -156,13 +157,13 @@ def _embeddings(name: str, part: Embeddings, text: str, n: int) -> Any:
 def _pictures(name: str, part: Image | EncodedImage, text: str, n: int) -> Any:
     if text.endswith((".npy", ".npz")):
         return read_array(text, name)
-    return _stacked([folder.read_picture(file, part.channels) for file in _files(text)])
+    return _stacked([read_picture(file, part.channels) for file in _files(text)])
 
 
 def _mask(name: str, part: Mask, text: str, n: int) -> Any:
     if text.endswith((".npy", ".npz")):
         return read_array(text, name)
-    return _stacked([folder.read_mask(file) for file in _files(text)])
+    return _stacked([read_mask(file) for file in _files(text)])
 
 
 def _files(text: str) -> list[Path]:

@@ -24,7 +24,7 @@ from undiffuse.cli.common import (
 )
 from undiffuse.cli.conditions import ConditionOption, given_conditions
 from undiffuse.codecs import Identity
-from undiffuse.data import folder
+from undiffuse.data.pictures import read_picture
 from undiffuse.denoiser import BaseDenoiser
 from undiffuse.errors import InputError
 from undiffuse.modalities import image
@@ -40,7 +40,7 @@ def _two(option: str, given: list[Any]) -> list[Any]:
 def read_pictures(paths: list[Path], model: Pipeline, shape: tuple[int, ...]) -> Tensor:
     """Pictures as the model sees them (B, C, H, W). Raises: InputError where size or channels are not the model's."""
     channels, height, width = shape
-    pictures = [folder.read_picture(path, channels) for path in paths]
+    pictures = [read_picture(path, channels) for path in paths]
     for path, picture in zip(paths, pictures, strict=True):
         if picture.shape[1:] != (height, width):
             size = f"{picture.shape[1]}x{picture.shape[2]}"

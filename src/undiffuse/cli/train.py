@@ -1,5 +1,6 @@
 """undiffuse train."""
 
+import contextlib
 import json
 import signal
 from pathlib import Path
@@ -15,6 +16,8 @@ from undiffuse.errors import InputError
 if TYPE_CHECKING:
     from undiffuse.classifying import ClassifierExperiment
     from undiffuse.experiment import Experiment
+
+HINTED = 0.1  # share of the time above which waiting is worth doing something about
 
 
 def fast(resolved: dict[str, Any]) -> str:
@@ -48,6 +51,14 @@ def train(
         typer.echo(json.dumps(summary))
 
 
+def waiting(share: float, in_memory: bool) -> str:
+    """What share of a session was spent waiting for data, and what to do about much of it."""
+    line = f"{100 * share:.1f} % of the time was spent waiting for data"
+    if share <= HINTED or in_memory:
+        return line
+    return f"{line}: data.workers=..., smaller files or, where they fit, data.memory=always make it less"
+
+
 def train_run(recipe: config.Recipe, folder: Path) -> dict[str, Any]:
     """Train a recipe in a folder. Returns what was done."""
     from undiffuse.experiment import Experiment
@@ -60,6 +71,7 @@ def carried_out(experiment: "Experiment | ClassifierExperiment", name: str) -> d
     from undiffuse.experiment import parameters
 
     run, state, resolved = experiment.run, experiment.state, experiment.spec["resolved"]
+    in_memory = experiment.split.train.in_memory  # which may differ between sessions
     skipped = experiment.split.train.skipped  # of the whole source
     if skipped:
         console.print(f"skipped {len(skipped)} corrupt files: {', '.join(skipped)}", soft_wrap=True)
@@ -69,7 +81,8 @@ def carried_out(experiment: "Experiment | ClassifierExperiment", name: str) -> d
         size = "x".join(map(str, resolved["shape"]))
         start = f"going on from step {state.step:,}" if experiment.resumed else "training"
         console.print(
-            f"{start}: {name}, {resolved['train_samples']:,} samples of {size}, "
+            f"{start}: {name}, {resolved['train_samples']:,} samples of {size}"
+            f"{'' if in_memory else ' decoded from files'}, "
             f"{parameters(state.model):,} parameters, {fast(resolved)}, in {experiment.folder}"
         )
     caught: list[int] = []
@@ -83,9 +96,10 @@ def carried_out(experiment: "Experiment | ClassifierExperiment", name: str) -> d
     event = None
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with progress_bar() as progress:
+        # closed, because an interrupt may leave it half-way, and processes that decode with it
+        with progress_bar() as progress, contextlib.closing(experiment.train()) as events:
             task = progress.add_task("training", total=None, note="")
-            for event in experiment.train() if not experiment.finished else ():
+            for event in events if not experiment.finished else ():
                 progress.update(
                     task,
                     total=event.total,
@@ -96,6 +110,8 @@ def carried_out(experiment: "Experiment | ClassifierExperiment", name: str) -> d
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if event:
+        console.print(waiting(run.data_share, in_memory), soft_wrap=True)
     if caught:
         console.print(f"stopped and saved at step {state.step:,}: the same command goes on from there")
         raise typer.Exit(128 + caught[0])
@@ -104,5 +120,6 @@ def carried_out(experiment: "Experiment | ClassifierExperiment", name: str) -> d
         "steps": state.step,
         "seconds": round(state.seconds, 1),
         "loss": event.loss if event else None,
+        "data_share": round(run.data_share, 4),
         "images_per_second": round(state.step * run.plan.batch_size / max(state.seconds, 1e-9), 1),
     }

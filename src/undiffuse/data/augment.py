@@ -142,8 +142,9 @@ def _origins(told: Float[Tensor, "batch 9"], height: int, width: int) -> Float[T
     back = _matrix(straight - slope * along, -slope * across, -slope * across, straight + slope * along)
     back = _product(_matrix(cosine, sine, -sine, cosine) * shrink.view(-1, 1, 1), back)
     back = back * torch.stack([1 - 2 * left_right, 1 - 2 * top_bottom], 1)[:, :, None]
-    aspect = height / width
-    back = back * torch.tensor([[1.0, aspect], [1 / aspect, 1.0]], dtype=back.dtype, device=back.device)
+    aspect = height / width  # a number, because a tensor of numbers would be waited for on its way to the device
+    a, b, c, d = back.flatten(1).unbind(1)
+    back = _matrix(a, b * aspect, c * (1 / aspect), d)
     shift = torch.stack([right, down], 1)[:, :, None] / 4  # an eighth of a side is a quarter of its half
     return torch.cat([back, -_product(back, shift)], 2)
 

@@ -1,4 +1,4 @@
-"""Samples in memory, and the one way they are divided into training and held-out ones."""
+"""Samples, in memory or in files, and the one way they are divided into training and held-out ones."""
 
 import difflib
 from dataclasses import dataclass, field, replace
@@ -8,7 +8,10 @@ import torch
 from jaxtyping import Int64, Shaped
 from torch import Tensor
 
+from undiffuse.data.pictures import Pictures
 from undiffuse.errors import InputError
+
+Samples = Tensor | Pictures  # uint8 (N, C, H, W); a slice or rows of either are a tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,7 +19,7 @@ class Dataset:
     """Samples of one shape with their conditions.
 
     name: what it is called in recipes and reports, for example "digits".
-    samples: uint8, 0 to 255.
+    samples: uint8, 0 to 255, in memory or decoded where they are asked for.
     conditions: by name, a tensor with a row per sample, as `undiffuse.data.columns` makes them; may be empty.
     classes: the names of the classes of each condition that has some.
     skipped: files that could not be read and were left out.
@@ -25,7 +28,7 @@ class Dataset:
     """
 
     name: str
-    samples: Shaped[Tensor, "n channels height width"]
+    samples: Shaped[Tensor, "n channels height width"] | Pictures
     conditions: dict[str, Tensor] = field(default_factory=dict)
     classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
@@ -48,15 +51,25 @@ class Dataset:
         return channels, height, width
 
     @property
+    def in_memory(self) -> bool:
+        """Whether the samples are in memory, and not decoded from files."""
+        return isinstance(self.samples, Tensor)
+
+    @property
     def label(self) -> Tensor:
         """The class of each sample, int64 (N,), by the first condition that is a label; without one, 0 for all."""
         labels = (self.conditions[name] for name in self.classes if self.conditions[name].ndim == 1)
         return next(labels, torch.zeros(len(self), dtype=torch.int64))
 
     def subset(self, indices: Int64[Tensor, " count"]) -> "Dataset":
-        """The samples at `indices`, in that order, copied."""
+        """The samples at `indices`, in that order, copied, but not decoded."""
         conditions = {name: values[indices] for name, values in self.conditions.items()}
-        return replace(self, samples=self.samples[indices], conditions=conditions)
+        return replace(self, samples=chosen(self.samples, indices), conditions=conditions)
+
+
+def chosen(samples: Samples, indices: Int64[Tensor, " count"]) -> Samples:
+    """The samples at `indices`, where they are: in memory, or in files."""
+    return samples.subset(indices) if isinstance(samples, Pictures) else samples[indices]
 
 
 @dataclass(frozen=True, eq=False)

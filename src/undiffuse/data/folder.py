@@ -1,27 +1,24 @@
 """Images from a folder of picture files."""
 
 import difflib
-import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, UInt8
-from PIL import Image, ImageOps
+from jaxtyping import Bool
 from torch import Tensor
 
 from undiffuse.data import metadata
 from undiffuse.data.columns import PICTURES, Column, Conditions, label_names, mask_classes, of_table, wanted
-from undiffuse.data.dataset import Dataset, Split, missing, split
+from undiffuse.data.dataset import Dataset, Samples, Split, chosen, missing, split
+from undiffuse.data.memory import fits
+from undiffuse.data.pictures import MODES, Pictures
 from undiffuse.errors import InputError, unknown
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 CROPS = ("center", "random")
 
 
@@ -33,8 +30,12 @@ def load(
     conditions: Conditions = MappingProxyType({}),
     held_out: float = 0.1,
     skip_corrupt: bool = False,
+    memory: str = "auto",
 ) -> Split:
-    """Read every picture below `path`, in sorted order, scaled to cover `size` and cropped at the centre.
+    """The pictures below `path`, in sorted order, scaled to cover `size` and cropped at the centre.
+
+    They are read into memory, or, where they do not fit, decoded where they are asked for (`Pictures`): the same bits
+    either way. Pictures that are conditions are read into memory.
 
     Where the folder holds a table, metadata.csv or metadata.jsonl with a column `file_name`, the pictures are those of
     its rows, and a condition is the column of its name; of the kinds image, encoded-image and mask the column holds the
@@ -50,7 +51,9 @@ def load(
     crop: "center" gives samples of `size`; "random" gives an eighth more each way, from which a batch takes its crops.
     conditions: their kinds by name, as a recipe's section `condition`.
     held_out: the fraction to hold out, between 0 and 1.
-    skip_corrupt: leave out files that cannot be read, and name them in `Dataset.skipped`.
+    skip_corrupt: leave out files that cannot be read, and name them in `Dataset.skipped`. Each is decoded to find out.
+        Without it, of files that are not read into memory the headers are read here, and the rest when its turn comes.
+    memory: "always", "never", or "auto", which goes by `undiffuse.data.memory.fits`.
 
     Raises: InputError for a missing or empty folder, a table that is none, an unreadable picture, conditions that
         stand nowhere, and options other than the above.
@@ -62,7 +65,12 @@ def load(
     files = find(root) if table is None else table.files
     _check_columns(root, asked, list(table.columns) if table else [])
     stored = size if crop == "center" else (_with_margin(size[0]), _with_margin(size[1]))
-    samples, kept = _read_all(files, stored, channels, skip_corrupt)
+    pictures = Pictures(files, stored, channels)
+    samples: Samples = pictures
+    if fits(memory, pictures.nbytes):
+        samples, kept = pictures.decoded(skip_corrupt)
+    else:
+        kept = pictures.readable(skip_corrupt)
     columns: dict[str, Column] = {}
     for name, arguments in asked.items():
         kind = arguments["name"]
@@ -81,7 +89,9 @@ def load(
     skipped = tuple(str(file) for file, good in zip(files, kept.tolist(), strict=True) if not good)
     values = {name: column.values[kept] for name, column in columns.items()}
     classes = {name: column.classes for name, column in columns.items() if column.classes}
-    return split(Dataset(root.resolve().name, samples[kept], values, classes, skipped), held_out)
+    if not kept.all():
+        samples = chosen(samples, kept.nonzero()[:, 0])
+    return split(Dataset(root.resolve().name, samples, values, classes, skipped), held_out)
 
 
 def _check_columns(root: Path, asked: Mapping[str, Mapping[str, Any]], columns: list[str]) -> None:
@@ -98,17 +108,6 @@ def _check_columns(root: Path, asked: Mapping[str, Mapping[str, Any]], columns: 
                 "but there is no table"
             )
         raise InputError(f"{table} has no column {name!r} for the condition {name!r}: {hint}")
-
-
-def _read_all(
-    files: list[Path], size: tuple[int, int], channels: int, skip_corrupt: bool, nearest: bool = False
-) -> tuple[UInt8[Tensor, "n channels height width"], Bool[Tensor, " n"]]:
-    """Pictures at one size, and which of them could be read."""
-    samples = torch.zeros(len(files), channels, *size, dtype=torch.uint8)  # what cannot be read stays 0
-    # Threads, because Pillow decodes and resizes outside the interpreter's lock. Each writes rows of its own.
-    with ThreadPoolExecutor(min(8, max(2, os.cpu_count() or 2))) as pool:
-        read = list(pool.map(partial(_read_into, skip_corrupt=skip_corrupt, nearest=nearest), samples, files))
-    return samples, torch.tensor(read)
 
 
 def _stacked_arrays(table: metadata.Table, name: str, root: Path) -> Tensor:
@@ -153,7 +152,7 @@ def _picture_column(
         if not file.is_file():
             raise InputError(f"{table.path}: {name} of row {row + 1} names the picture {file}, which does not exist")
     smaller = (size[0] // factor, size[1] // factor)
-    read, kept = _read_all(files, smaller, channels, skip_corrupt, mask)
+    read, kept = Pictures(files, smaller, channels, nearest=mask).decoded(skip_corrupt)
     return Column(mask_classes(str(table.path), read[:, 0]) if mask else read), kept
 
 
@@ -186,16 +185,6 @@ def find(root: Path) -> list[Path]:
     return files
 
 
-def read_mask(file: str | Path) -> UInt8[Tensor, "height width"]:
-    """A map of classes at its own size, from a grey picture or a palette's numbers. Raises: InputError."""
-    try:
-        with Image.open(file) as opened:
-            values = torch.from_numpy(np.array(_class_map(ImageOps.exif_transpose(opened))))
-    except Exception as error:  # decoders raise nearly anything on damaged bytes
-        raise InputError(f"cannot read the image {file} ({error or type(error).__name__})") from error
-    return values
-
-
 def _class_names(root: Path, files: list[Path]) -> list[str]:
     parts = [file.relative_to(root).parts for file in files]
     outside = [file for file, part in zip(files, parts, strict=True) if len(part) == 1]
@@ -206,71 +195,3 @@ def _class_names(root: Path, files: list[Path]) -> list[str]:
             "condition=none needs neither"
         )
     return [part[0] for part in parts]
-
-
-def _read_into(sample: Tensor, file: Path, skip_corrupt: bool, nearest: bool) -> bool:
-    """Write the picture in `file` into `sample` (C, H, W) and tell whether it could be read.
-
-    nearest: for maps of classes: a palette's numbers stay what they are, and no value is made that was not there.
-    """
-    channels, height, width = sample.shape
-    try:
-        with Image.open(file) as opened:
-            turned = ImageOps.exif_transpose(opened)
-            picture = _class_map(turned) if nearest else _in_mode(turned, MODES[channels])
-        rule = Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS
-        picture = ImageOps.fit(picture, (width, height), rule)
-    except Exception as error:  # decoders raise nearly anything on damaged bytes
-        if skip_corrupt:
-            return False
-        reason = "it is empty" if file.stat().st_size == 0 else str(error) or type(error).__name__
-        raise InputError(
-            f"cannot read the image {file} ({reason}); data.skip_corrupt=true leaves such files out"
-        ) from error
-    sample.copy_(torch.from_numpy(np.array(picture).reshape(height, width, channels)).permute(2, 0, 1))
-    return True
-
-
-def read_picture(file: str | Path, channels: int) -> UInt8[Tensor, "channels height width"]:
-    """One picture at its own size, read as `load` does.
-
-    Raises: InputError for a file that is none, and for a coloured picture where `channels` is 1.
-    """
-    try:
-        with Image.open(file) as opened:
-            picture = _in_mode(ImageOps.exif_transpose(opened), MODES[3 if channels == 1 else channels])
-    except Exception as error:  # decoders raise nearly anything on damaged bytes
-        raise InputError(f"cannot read the image {file} ({error or type(error).__name__})") from error
-    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-    if channels == 1 and not bool((pixels == pixels[:1]).all()):
-        raise InputError(f"{file} has colours, but this model takes 1 channel: make it grey first")
-    return pixels[:channels].contiguous()
-
-
-def _class_map(picture: Image.Image) -> Image.Image:
-    """A picture whose numbers are classes, one byte each: a palette's, or grey. Raises: ValueError for another."""
-    if picture.mode in ("P", "L"):
-        return picture.copy()
-    if picture.mode.startswith("I"):  # 16 bits
-        numbers = np.asarray(picture)
-        if numbers.min() < 0 or numbers.max() > 255:
-            raise ValueError(f"it holds class {numbers.max()}: 0 to 255 is allowed")
-        return Image.fromarray(numbers.astype(np.uint8))
-    colours = np.asarray(picture.convert("RGB"))
-    if not (colours == colours[..., :1]).all():
-        raise ValueError("it has colours: the classes of a mask are grey values, or the numbers of a palette")
-    return Image.fromarray(np.ascontiguousarray(colours[..., 0]))
-
-
-def _in_mode(picture: Image.Image, mode: str) -> Image.Image:
-    if picture.mode == "F":
-        raise ValueError("its pixels are floating-point numbers without a known range")
-    if picture.mode.startswith("I"):
-        # Pillow would clip at 255. Mode "I" is what its older versions make of a 16-bit PNG.
-        picture = Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).round().astype(np.uint8))
-    if mode == "RGBA":
-        return picture.convert("RGBA")
-    if "transparency" in picture.info or picture.mode[-1] in "Aa":
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return picture.convert("RGB").convert(mode) if picture.mode != "L" else picture.convert(mode)

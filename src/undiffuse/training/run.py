@@ -80,6 +80,7 @@ class Run:
     def __init__(self, folder: Path, state: TrainState[Any], plan: Plan) -> None:
         self.folder, self.state, self.plan = folder, state, plan
         self.stopping = False
+        self.data_share = 0.0  # of the time of this session, spent waiting for data
 
     def resume(self) -> bool:
         """Restore the newest checkpoint, and cut the log back to it; False where there is none.
@@ -148,10 +149,11 @@ class Run:
         batch: Callable[[int], Batch],
         held_out: Callable[[], Iterator[Batch]],
         preview: Callable[[int], None] | None = None,
+        waited: Callable[[], float] = lambda: 0.0,
     ) -> Iterator[Event]:
         """Train to the end of the plan, or until `stop`; yields an event every `log_every` steps, and saves at the end.
 
-        preview(step): draws samples from state.average.
+        preview(step): draws samples from state.average. waited(): seconds spent waiting for data so far.
 
         Raises: InputError when the loss is not finite, or the disk full.
         """
@@ -169,6 +171,7 @@ class Run:
         began = last = time.monotonic()
         before, first, logged = state.seconds, state.step, state.step
         settled = None  # (time, step) once the first, slow steps are over
+        start, told = waited(), waited()
         losses: list[Tensor] = []
         for loss in loop:
             losses.append(loss)
@@ -184,8 +187,11 @@ class Run:
             if state.step % plan.log_every == 0 or done or self.stopping:
                 state.check_finite()
                 mean = float(sum(losses) / len(losses))
-                rate = (state.step - logged) / max(time.monotonic() - last, 1e-9)
-                last, logged = time.monotonic(), state.step
+                now, waiting = time.monotonic(), waited()
+                passed = max(now - last, 1e-9)
+                rate, share = (state.step - logged) / passed, (waiting - told) / passed
+                self.data_share = (waiting - start) / max(now - began, 1e-9)
+                last, logged, told = now, state.step, waiting
                 losses.clear()
                 left = None if state.total is None else (state.total - state.step) / rate
                 images_per_second = rate * plan.batch_size
@@ -194,6 +200,7 @@ class Run:
                     loss=mean,
                     learning_rate=state.optimizer.param_groups[0]["lr"],
                     images_per_second=round(images_per_second, 1),
+                    data_share=round(share, 4),
                     seconds=round(state.seconds, 2),
                 )
                 yield Event(state.step, state.total, mean, images_per_second, left)
