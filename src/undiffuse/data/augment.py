@@ -143,7 +143,8 @@ def _origins(told: Float[Tensor, "batch 9"], height: int, width: int) -> Float[T
     back = _product(_matrix(cosine, sine, -sine, cosine) * shrink.view(-1, 1, 1), back)
     back = back * torch.stack([1 - 2 * left_right, 1 - 2 * top_bottom], 1)[:, :, None]
     aspect = height / width
-    back = back * torch.tensor([[1.0, aspect], [1 / aspect, 1.0]], dtype=back.dtype, device=back.device)
+    sides = torch.tensor([[1.0, aspect], [1 / aspect, 1.0]], dtype=back.dtype)
+    back = back * sides.to(back.device, non_blocking=True)  # made on the device it would wait for it
     shift = torch.stack([right, down], 1)[:, :, None] / 4  # an eighth of a side is a quarter of its half
     return torch.cat([back, -_product(back, shift)], 2)
 
