@@ -31,3 +31,14 @@ def test_the_overhead_is_measured(tmp_path):
     run("sampler_overhead.py", "--repeats", 2, "--out", out)
     rows = json.loads(out.read_text())
     assert all(row["ratio"] > 0 for row in rows if "ratio" in row) and any(row["sampler"] == "noise" for row in rows)
+
+
+def test_the_gpu_benchmark_runs_anywhere_at_toy_sizes():
+    printed = run("gpu.py", "--smoke", "--no-save")
+    rows = re.findall(
+        r"^\| (dit-b/2|adm-64) \| (training|sampling) \| (ours|diffusers) \| (yes|no) \| [\d,.]+ \|", printed, re.M
+    )
+    assert len(set(rows)) == len(rows) == 16
+    cosines = re.findall(r"cosine of gradients': ([\d.]+)", printed)
+    assert len(cosines) == 4 and all(float(cosine) > 0.999 for cosine in cosines)
+    assert all(float(apart) < 1e-2 for apart in re.findall(r"compiled samples apart': ([\d.e-]+)", printed))
