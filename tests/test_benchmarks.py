@@ -41,4 +41,6 @@ def test_the_gpu_benchmark_runs_anywhere_at_toy_sizes():
     assert len(set(rows)) == len(rows) == 16
     cosines = re.findall(r"cosine of gradients': ([\d.]+)", printed)
     assert len(cosines) == 4 and all(float(cosine) > 0.999 for cosine in cosines)
-    assert all(float(apart) < 1e-2 for apart in re.findall(r"compiled samples apart': ([\d.e-]+)", printed))
+    apart = re.findall(r"'samples apart': {'compiled': ([\d.e-]+), 'float32': ([\d.e-]+)}", printed)
+    assert len(apart) == 2  # compiled calls round otherwise: about as much as bf16 does
+    assert all(float(compiled) <= max(3 * float(wide), 1e-3) for compiled, wide in apart)
