@@ -41,3 +41,16 @@ def test_the_decoding_of_a_folder_is_measured(tmp_path):
     assert [row["workers"] for row in found["images_per_second"]] == [0, 1]
     assert all(row[side] > 0 for row in found["images_per_second"] for side in ("ours", "ours, whole", "by hand"))
     assert found["fractions"][0]["rms"] == 0 and found["about"]["torch"]
+
+
+def test_the_gpu_benchmark_runs_anywhere_at_toy_sizes():
+    printed = run("gpu.py", "--smoke", "--no-save")
+    rows = re.findall(
+        r"^\| (dit-b/2|adm-64) \| (training|sampling) \| (ours|diffusers) \| (yes|no) \| [\d,.]+ \|", printed, re.M
+    )
+    assert len(set(rows)) == len(rows) == 16
+    cosines = re.findall(r"cosine of gradients': ([\d.]+)", printed)
+    assert len(cosines) == 4 and all(float(cosine) > 0.999 for cosine in cosines)
+    apart = re.findall(r"'samples apart': {'compiled': ([\d.e-]+), 'float32': ([\d.e-]+)}", printed)
+    assert len(apart) == 2  # compiled calls round otherwise: about as much as bf16 does
+    assert all(float(compiled) <= max(3 * float(wide), 1e-3) for compiled, wide in apart)

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from undiffuse import kernels
+from undiffuse.adapters import Compiled
+from undiffuse.denoiser import Denoiser
 
 
 def default_device() -> torch.device:
@@ -53,6 +55,18 @@ def chosen(precision: str, compile: bool | None, device: torch.device) -> dict[s
         "precision": precision,
         "compile": compiled,
         "kernels": device.type == "cpu" and not compiled and kernels.available(),
+    }
+
+
+def facts(denoiser: Denoiser, device: torch.device) -> dict[str, Any]:
+    """How samples of a denoiser are computed, to be written beside them: device, precision, compiled or not."""
+    network = denoiser.network
+    parameter = next(network.parameters(), None)
+    precision = denoiser.precision or (torch.float32 if parameter is None else parameter.dtype)
+    return {
+        "device": describe(device),
+        "precision": str(precision).removeprefix("torch."),
+        "compile": network.mode if isinstance(network, Compiled) else False,
     }
 
 

@@ -319,7 +319,10 @@ class Wrapper(BaseDenoiser):
 
 def rows_of_encoded(condition: Encoded, index: Int64[Tensor, " chosen"]) -> Encoded:
     """Some samples' encoded conditions; what stands for all stays."""
-    return {name: value[index.to(value.device)] if len(value) > 1 else value for name, value in condition.items()}
+    return {
+        name: value[index.to(value.device, non_blocking=True)] if len(value) > 1 else value
+        for name, value in condition.items()
+    }
 
 
 class Given(Wrapper):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from undiffuse import metrics, pipeline, plots, reconstruction
+from undiffuse import acceleration, metrics, pipeline, plots, reconstruction
 from undiffuse.codecs import Pixels
 from undiffuse.data import Dataset, Split
 from undiffuse.data.dataset import turns
@@ -130,13 +130,15 @@ def evaluate(
     steps: int | None = None,
     grid: str | None = None,
     guidance: float | None = None,
+    compile: bool = False,
 ) -> Evaluation:
     """Evaluate a run folder on n samples.
 
     sweep_n: samples per point of the sweep over samplers, and per guidance scale; deadline: a time.monotonic() before
     which the work should be done, for which these are made fewer (not under 50; under 100, guidance scales are left
     out); say(what, share done): progress; sampler, steps, grid, guidance:
-    other than the run's defaults, for the main numbers.
+    other than the run's defaults, for the main numbers; compile: the network, for sampling (its warm-up is not in the
+    seconds).
 
     Raises: InputError for a folder that is no run, data that is no longer there, and samplers that cannot run.
     """
@@ -149,6 +151,8 @@ def evaluate(
         model.check_guidance(guidance)
         model.sampling["guidance"] = guidance
     model.check_sampling()
+    if compile:
+        model.compile()
     recipe, split = load_experiment_data(run)
     classes = len(model.classes)
     log = read_metrics(run)
@@ -187,6 +191,7 @@ def evaluate(
             "guidance": guidance,
             "seeds": f"0-{n - 1}",
             "seconds": round(seconds, 2),
+            **acceleration.facts(model.denoiser, model.device),
         },
         "frechet_distance": {
             "over": judge.features_name,
@@ -280,9 +285,9 @@ def judged(model: Pipeline) -> str | None:
 
 
 def _timed(model: Pipeline, n: int, condition: dict[str, Any], **how: Any) -> tuple[np.ndarray, float]:
-    began = time.monotonic()
+    began, warm = time.monotonic(), model.warmup_seconds
     images = model.sample(n, seed=0, **condition, **how)
-    return images, time.monotonic() - began
+    return images, time.monotonic() - began - (model.warmup_seconds - warm)
 
 
 def _class_grid(model: Pipeline, split: Split, classes: int) -> np.ndarray:

@@ -1,3 +1,8 @@
+import io
+import re
+import tarfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -169,3 +174,26 @@ def test_pickles_and_other_files_are_never_opened(tmp_path):
     for name in ("notes.npz", "objects.npy"):
         with pytest.raises(InputError, match="only plain arrays are read"):
             load(tmp_path / name)
+
+
+def test_the_archive_of_cifar10_becomes_a_file_as_documented(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    block = next(found for found in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S) if "def cifar10(" in found)
+    namespace = {"np": np}
+    exec(block, namespace)
+    rows = np.random.default_rng(0).integers(0, 256, (12, 3073), dtype=np.uint8)
+    rows[:, 0] = np.arange(12) % 10
+    parts = {f"data_batch_{i}.bin": rows[2 * i - 2 : 2 * i].tobytes() for i in range(1, 6)}
+    names = [f"class{i}" for i in range(10)]
+    parts |= {"test_batch.bin": rows[10:].tobytes(), "batches.meta.txt": "\n".join([*names, "", ""]).encode()}
+    with tarfile.open(tmp_path / "archive.tar.gz", "w:gz") as archive:
+        for name, content in parts.items():
+            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    namespace["cifar10"](tmp_path / "archive.tar.gz", tmp_path / "cifar10.npz")
+    made = load(tmp_path / "cifar10.npz", conditions=LABEL)
+    assert len(made.train) == 10 and len(made.held_out) == 2 and made.train.classes == {"label": tuple(names)}
+    pictures = torch.cat([made.train.samples, made.held_out.samples])
+    assert torch.equal(pictures.flatten(1), torch.from_numpy(rows[:, 1:]))  # planes of red, green and blue
+    assert made.held_out.label.tolist() == [0, 1]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tiny import TINY
@@ -200,3 +201,27 @@ def test_every_schedule_is_drawn(call: Call, tmp_path: Path) -> None:
     code, _, err = call("plot", "schedules", "--out", tmp_path / "schedules.png")
     assert code == 0, err
     assert Image.open(tmp_path / "schedules.png").width > 500
+
+
+def test_how_samples_were_computed_is_written_beside_them(call: Call, run: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    written = []
+    for name, options in {"plain.png": [], "compiled.png": ["--compile"]}.items():
+        code, out, _ = call("sample", run, "--n", 5, "--steps", 3, "--out", tmp_path / name, "--json", *options)
+        said, facts = json.loads(out), json.loads(Image.open(tmp_path / name).text["undiffuse"])
+        assert code == 0 and said["device"] == facts["device"] and facts["precision"] == "float32"
+        assert (said["warmup_seconds"] > 0) == bool(options) and "warmup_seconds" not in facts
+        written.append(facts.pop("compile"))
+    assert written == [False, "default"]
+
+
+@pytest.mark.slow
+def test_compiled_samples_and_evaluations_from_the_command_line(call: Call, own_run: Path, tmp_path: Path) -> None:
+    how = ("sample", own_run, "--n", 7, "--batch-size", 4, "--label", 3, "--steps", 3, "--guidance", 2)
+    for name, options in {"plain.npz": [], "compiled.npz": ["--compile"]}.items():
+        assert call(*how, "--out", tmp_path / name, *options)[0] == 0
+    plain, compiled = (np.load(tmp_path / name)["images"].astype(int) for name in ("plain.npz", "compiled.npz"))
+    assert np.abs(plain - compiled).max() <= 1
+    code, out, _ = call("evaluate", own_run, "--n", 20, "--sweep-n", 10, "--compile", "--json")
+    assert code == 0 and json.loads(out)["samples"]["compile"] == "default"
+    torch._dynamo.reset()

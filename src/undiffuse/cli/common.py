@@ -25,6 +25,9 @@ console = Console(stderr=True, highlight=False)
 RunFolder = Annotated[Path, typer.Argument(help="A run folder, as `train` writes it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON on standard output.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+CompileNetwork = Annotated[
+    bool, typer.Option("--compile", help="Compile the network first: worth it for many samples, above all on a GPU.")
+]
 GuidanceScale = Annotated[float | None, typer.Option(help="Scale; 0 unconditional, 1 conditional.")]
 SamplerName = Annotated[
     str | None, typer.Option(help="ddim:eta=0.5, dpm++, 'DPM++ 2M Karras', ...: see `undiffuse samplers`.")

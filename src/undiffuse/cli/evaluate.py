@@ -8,7 +8,17 @@ import typer
 from rich.progress import TaskID
 
 import undiffuse
-from undiffuse.cli.common import AsJson, GridName, GuidanceScale, RunFolder, SamplerName, app, console, progress_bar
+from undiffuse.cli.common import (
+    AsJson,
+    CompileNetwork,
+    GridName,
+    GuidanceScale,
+    RunFolder,
+    SamplerName,
+    app,
+    console,
+    progress_bar,
+)
 from undiffuse.errors import InputError
 
 
@@ -48,6 +58,7 @@ def evaluate(
     steps: Annotated[int | None, typer.Option(help="Steps of the time grid.")] = None,
     grid: GridName = None,
     guidance: GuidanceScale = None,
+    compile: CompileNetwork = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure a trained run against its held-out data; writes report.html and evaluation.json into it.
@@ -57,7 +68,9 @@ def evaluate(
     if n < 2 or sweep_n < 2:
         raise InputError(f"--n and --sweep-n must be at least 2, not {n} and {sweep_n}")
     undiffuse.load(run).check_sampling(sampler, steps, grid)
-    numbers, path = evaluate_run(run, n, sweep_n, sampler=sampler, steps=steps, grid=grid, guidance=guidance)
+    numbers, path = evaluate_run(
+        run, n, sweep_n, sampler=sampler, steps=steps, grid=grid, guidance=guidance, compile=compile
+    )
     if as_json:
         typer.echo(json.dumps(numbers))
     else:

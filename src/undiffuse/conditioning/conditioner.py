@@ -160,4 +160,4 @@ def _encoded(name: str, part: Condition, raw: object, dropped: Tensor | None) ->
     if dropped is None:
         return given
     mask = dropped.to(given.device, non_blocking=True).reshape(-1, *[1] * (given.ndim - 1))
-    return torch.where(mask, null.to(given.device), given)
+    return torch.where(mask, null.to(given.device, non_blocking=True), given)

@@ -92,12 +92,17 @@ def rows_of(held: Any, index: Int64[Tensor, " chosen"]) -> Any:
     What stands for all, with 1 in front or without a batch, stays.
     """
     if isinstance(held, Tensor):
-        return held[index.to(held.device)] if held.ndim and len(held) > 1 else held
+        return held[index.to(held.device, non_blocking=True)] if held.ndim and len(held) > 1 else held
     if isinstance(held, Mapping):
         return {name: rows_of(value, index) for name, value in held.items()}
     if isinstance(held, list):
         return [rows_of(value, index) for value in held]
     return held.rows(index) if hasattr(held, "rows") else held
+
+
+def beside(held: Tensor, x: Tensor) -> Tensor:
+    """`held` where x is and of its type. The host waits for no copy to a device, but for one from it."""
+    return held.to(x, non_blocking=x.device.type != "cpu")
 
 
 def counts_of(held: Any) -> Iterator[int]:

@@ -117,7 +117,7 @@ class Classifier(Guidance):
             raise InputError(f"classifier guidance needs a class to guide to: give {self.name}=...")
         asked = self._numbers(condition[self.name])
         if dropped is not None:
-            asked = torch.where(dropped, -1, asked.to(dropped.device))
+            asked = torch.where(dropped, -1, asked.to(dropped.device, non_blocking=True))
         return {**self.denoiser.encode(below, drop_below), self.key: asked}
 
     def _numbers(self, given: object) -> Int64[Tensor, " batch"]:

@@ -54,14 +54,18 @@ class Interval(Tempered):
     ) -> Pair:
         """Both estimates for some samples, which stand inside or outside."""
         guidance = self.denoiser.rows(index)
-        x_t, times, condition = x_t[index.to(x_t.device)], times[index], rows_of_encoded(condition, index)
+        x_t, times, condition = (
+            x_t[index.to(x_t.device, non_blocking=True)],
+            times[index],
+            rows_of_encoded(condition, index),
+        )
         return guidance.both(x_t, times, condition) if inside else _twice(guidance.plain(x_t, times, condition))
 
     def _joined(self, parts: Pair, index: Int64[Tensor, " batch"], times: Tensor) -> Estimate:
         """Estimates for some samples and for the others as one, on what the first says; index: whose they are."""
         first, other = parts
         output = first.output, other.output if other.target == first.target else other.combination(first.target)
-        back = index.argsort().to(first.output.device)
+        back = index.argsort().to(first.output.device, non_blocking=True)
         fractions = [part.variance_fraction for part in parts if part.variance_fraction is not None]
         return Estimate(
             torch.cat([part.x_t for part in parts])[back],

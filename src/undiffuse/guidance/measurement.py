@@ -13,7 +13,7 @@ from torch import Tensor
 
 from undiffuse.denoiser import Sample
 from undiffuse.errors import InputError
-from undiffuse.guidance.base import rows_of
+from undiffuse.guidance.base import beside, rows_of
 
 Linear = Callable[[Tensor], Tensor]  # A: samples (B, ...) -> measurements (B, ...), linear, each of its own sample
 Images = Float[Tensor, "batch channels height width"]
@@ -67,7 +67,7 @@ class Masked(Measurement):
         return len(self.mask)
 
     def forward(self, x0: Images) -> Images:
-        seen: Tensor = self.mask.to(x0) * x0
+        seen: Tensor = beside(self.mask, x0) * x0
         if seen.shape != x0.shape:
             raise InputError(f"a mask of {tuple(self.mask.shape)} is none of samples of {tuple(x0.shape)}")
         return seen
@@ -76,7 +76,7 @@ class Masked(Measurement):
         if len(self.mask) == 1:
             return self
         chosen = copy.copy(self)  # what is a mask stays one, and asking would wait for its device
-        chosen.mask = self.mask[index.to(self.mask.device)]
+        chosen.mask = self.mask[index.to(self.mask.device, non_blocking=True)]
         return chosen
 
 
@@ -114,7 +114,7 @@ class Blurred(Measurement):
                 f"not of {tuple(x0.shape[-2:])}"
             )
         flat = F.pad(x0, (wide, wide, high, high), mode="reflect").flatten(0, 1)[:, None]
-        return F.conv2d(flat, self.kernel.to(x0)[None, None]).reshape(x0.shape)
+        return F.conv2d(flat, beside(self.kernel, x0)[None, None]).reshape(x0.shape)
 
 
 class Downsampled(Measurement):
@@ -150,7 +150,7 @@ class Misfit:
     def __call__(self, x0: Sample) -> Float[Tensor, " batch"]:
         seen = self.measure(x0)
         check_measured(self.y, seen)
-        return torch.linalg.vector_norm((seen - self.y.to(seen)).flatten(1), dim=1)
+        return torch.linalg.vector_norm((seen - beside(self.y, seen)).flatten(1), dim=1)
 
     def rows(self, index: Int64[Tensor, " chosen"]) -> "Misfit":
         return Misfit(rows_of(self.measure, index), rows_of(self.y, index))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from undiffuse.denoiser import BaseDenoiser, Encoded, Estimate, Sample
 from undiffuse.errors import InputError
-from undiffuse.guidance.base import Guidance, Scale, check_gradients, scale_of
+from undiffuse.guidance.base import Guidance, Scale, beside, check_gradients, scale_of
 from undiffuse.guidance.estimates import detached, moved
 from undiffuse.guidance.least_squares import dots, least_squares, per_sample
 from undiffuse.guidance.measurement import Linear, check_measured
@@ -98,7 +98,7 @@ class Posterior(Guidance):
         if self.covariance == "isotropic":
             plain = self.plain(x_t, t, condition)
             x0 = plain.x0
-            change = self._isotropic(self.y.to(x0) - self.measure(x0), x0, plain.level)
+            change = self._isotropic(beside(self.y, x0) - self.measure(x0), x0, plain.level)
         else:
             with torch.enable_grad():
                 x = x_t.detach().requires_grad_()
@@ -122,7 +122,7 @@ class Posterior(Guidance):
         A direction d reaches J^T d, along C d. Each is made conjugate to those before it, then goes as far as is best
         (Hestenes & Stiefel 1952).
         """
-        missing = self.y.to(x0) - self.measure(x0.detach())
+        missing = beside(self.y, x0) - self.measure(x0.detach())
         of_prior = along_batch(self.noise_std.square() * level.alpha / level.sigma.square(), x0).flatten()
         ridge, of_told = along_batch(self._ridge(level), x0).flatten(), self.variance(level) * level.alpha
         of_told = along_batch(of_told / level.sigma.square(), x0)

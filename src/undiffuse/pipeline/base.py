@@ -1,5 +1,6 @@
 """Sampling from a trained model in the data's own form."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from undiffuse import samplers
+from undiffuse.adapters import Compiled
 from undiffuse.conditioning import Condition, Conditioner, Label
 from undiffuse.denoiser import BaseDenoiser, Denoiser
 from undiffuse.errors import InputError, unknown
@@ -265,6 +267,7 @@ class Pipeline:
         guidance: the scale s, 1 = plain conditional, or a function Denoiser -> Denoiser (see `guided`), its scales for
         all samples or one for each; seed: sample i is the picture of seed + i, whatever n and batch_size are; steps:
         network levels of the grid; shape: (C, H, W), by default that of a picture condition, or the training shape;
+        batch_size: samples at a time, at most;
         progress(done, n): called after every batch.
 
         Raises: InputError for names that are not known, values that are none, and sizes the network cannot take.
@@ -284,9 +287,11 @@ class Pipeline:
         shared = all(len(value) == 1 for value in values.values())  # by all samples: then encoded once for all batches
         denoiser = self.guided(guidance, **values) if shared and steered is None else None
         images = []
-        for first in range(0, n, batch_size):
-            seeds = range(seed + first, seed + min(first + batch_size, n))
-            here = {k: v[first : first + batch_size] if len(v) == n else v for k, v in values.items()}
+        # as many batches, but of one size within 1: a last, small one would leave a device idle, or be compiled
+        size = math.ceil(n / math.ceil(n / batch_size))
+        for first in range(0, n, size):
+            seeds = range(seed + first, seed + min(first + size, n))
+            here = {k: v[first : first + size] if len(v) == n else v for k, v in values.items()}
             if denoiser is not None:
                 given = denoiser
             elif steered is None:
@@ -302,7 +307,7 @@ class Pipeline:
                 )
             images.append(self.decode(x))
             if progress:
-                progress(min(first + batch_size, n), n)
+                progress(min(first + size, n), n)
         return np.concatenate(images)
 
     def decode(self, x: Tensor) -> Images:
@@ -313,3 +318,19 @@ class Pipeline:
         """Move the denoiser; returns self."""
         self.denoiser.to(device)
         return self
+
+    def compile(self) -> "Pipeline":
+        """Compile the network for sampling where it is now (`adapters.Compiled`); returns self.
+
+        Samples stay what they are, to float tolerance. The first call of every shape of batch takes longer, and
+        `warmup_seconds` says how long.
+        """
+        if not isinstance(self.denoiser.network, Compiled):
+            self.denoiser.network = Compiled(self.denoiser.network)
+        return self
+
+    @property
+    def warmup_seconds(self) -> float:
+        """What compilation has taken so far; 0 where nothing is compiled."""
+        network = self.denoiser.network
+        return network.warmup_seconds if isinstance(network, Compiled) else 0.0

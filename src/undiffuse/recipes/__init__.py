@@ -4,13 +4,14 @@ from pathlib import Path
 
 from undiffuse.config import Recipe, read
 from undiffuse.errors import unknown
-from undiffuse.recipes import demo, digits, folder, mnist, mnist_super_resolution
+from undiffuse.recipes import cifar10, demo, digits, folder, mnist, mnist_super_resolution
 
 RECIPES: dict[str, Recipe] = {
     "demo": demo.RECIPE,
     "digits": digits.RECIPE,
     "mnist": mnist.RECIPE,
     "mnist-super-resolution": mnist_super_resolution.RECIPE,
+    "cifar10": cifar10.RECIPE,
     "folder": folder.RECIPE,
 }
 

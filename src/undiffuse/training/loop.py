@@ -48,7 +48,7 @@ def train(
         loss.backward()
         norm = torch.zeros_like(loss.detach())
         for group in state.optimizer.param_groups:
-            norm = norm + torch.nn.utils.clip_grad_norm_(group["params"], clip).to(norm)
+            norm = norm + torch.nn.utils.clip_grad_norm_(group["params"], clip).to(norm, non_blocking=True)
             group["lr"] = learning_rate * learning_rate_factor(state.step, warmup, state.total)
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,5 @@
+"""Network -> network: what is put around a network, whose own file stays untouched."""
+
+from undiffuse.adapters.compiled import Compiled
+
+__all__ = ["Compiled"]
