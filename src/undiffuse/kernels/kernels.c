@@ -8,6 +8,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 
 typedef float vec __attribute__((vector_size(64)));
 typedef int32_t ints __attribute__((vector_size(64)));
@@ -35,11 +38,15 @@ INLINE vec load(int brain, const void *from, int64_t at) {
 
 INLINE void store(int brain, void *to, int64_t at, vec value) {
     if (brain) {
+#ifdef __AVX512BF16__
+        __m256bh half = _mm512_cvtneps_pbh((__m512)value);
+#else
         words bits;
         memcpy(&bits, &value, sizeof bits);
         words rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
         words nan = (words)(value != value);
         halves half = __builtin_convertvector((rounded & ~nan) | (0x7fc0 & nan), halves);
+#endif
         memcpy((uint16_t *)to + at, &half, sizeof half);
     } else {
         memcpy((float *)to + at, &value, sizeof value);
@@ -64,16 +71,16 @@ INLINE void put(int brain, void *to, int64_t at, float value) {
 INLINE vec least(vec a, vec b) { return (vec)(((ints)a & (a < b)) | ((ints)b & ~(a < b))); }
 INLINE vec most(vec a, vec b) { return (vec)(((ints)a & (a > b)) | ((ints)b & ~(a > b))); }
 
-// e^x to a few units in the last place, for x from -87 to 87 and beyond held at those
-INLINE vec exponential(vec x) {
+// e^x for x from -87 to 87, and beyond held at those: to a few units in the last place, of bfloat16 where `brain` is set
+INLINE vec exponential(int brain, vec x) {
     x = most(least(x, all(87.0f)), all(-87.0f));
     vec shifted = x * 1.44269504f + 12582912.0f;  // rounds to a whole number, in the lowest bits
     vec whole = shifted - 12582912.0f;
     vec r = x - whole * 0.693359375f + whole * 2.12194440e-4f;
-    vec sum = all(1.0f / 5040);
-    sum = sum * r + 1.0f / 720;
-    sum = sum * r + 1.0f / 120;
-    sum = sum * r + 1.0f / 24;
+    vec sum = all(1.0f / 24);
+    if (!brain) {
+        sum += r * (1.0f / 120 + r * (1.0f / 720 + r * (1.0f / 5040)));
+    }
     sum = sum * r + 1.0f / 6;
     sum = sum * r + 0.5f;
     sum = sum * r + 1.0f;
@@ -81,16 +88,14 @@ INLINE vec exponential(vec x) {
     return (vec)((ints)sum + ((ints)shifted << 23));
 }
 
-// 1 / x for x from 1 to 1e38: a guess from the exponent, and Newton's steps
-INLINE vec reciprocal(vec x) {
+// 1 / x for x from 1 to 1e38: a guess from the exponent, and Newton's steps, each of which doubles the digits
+INLINE vec reciprocal(int brain, vec x) {
     vec guess = (vec)(0x7ef311c7 - (ints)x);
-    guess *= 2.0f - x * guess;
-    guess *= 2.0f - x * guess;
-    guess *= 2.0f - x * guess;
+    for (int step = 0; step < (brain ? 2 : 3); step++) guess *= 2.0f - x * guess;
     return guess;
 }
 
-INLINE vec sigmoid(vec z) { return reciprocal(1.0f + exponential(-z)); }
+INLINE vec sigmoid(int brain, vec z) { return reciprocal(brain, 1.0f + exponential(brain, -z)); }
 
 // ---- y = silu((x - mean) rstd scale + shift), x of (batch, positions, channels)
 // scale, shift: (batch, channels), or (1, channels) with `step` 0 instead of `channels`.
@@ -163,7 +168,7 @@ INLINE void block_output(int brain, int silu, const Layer *l, void *y, int64_t b
         for (int64_t row = block * l->rows; row < end_of(l, block); row++) {
             int64_t at = (b * l->positions + row) * l->channels + c;
             vec z = (load(brain, l->x, at) - centre) * slope + rise;
-            store(brain, y, at, silu ? z * sigmoid(z) : z);
+            store(brain, y, at, silu ? z * sigmoid(brain, z) : z);
         }
     }
 }
@@ -181,7 +186,7 @@ INLINE void block_slopes(int brain, int silu, const Layer *l, const void *gradie
             int64_t at = (b * l->positions + row) * l->channels + c;
             vec normal = (load(brain, l->x, at) - centre) * inverse, slope = load(brain, gradient, at);
             if (silu) {
-                vec z = normal * factor + rise, s = sigmoid(z);
+                vec z = normal * factor + rise, s = sigmoid(brain, z);
                 slope *= s * (1.0f + z * (1.0f - s));
                 store(brain, of_x, at, slope);
             }
@@ -352,7 +357,7 @@ INLINE void attend_backward(int brain, int width, const void *gradient, const vo
                     }
                 }
                 for (int row = 0; row < ROWS; row++) {
-                    weight[row] = exponential(weight[row]);
+                    weight[row] = exponential(brain, weight[row]);
                     if (j + LANES > keys)
                         for (int lane = keys - j; lane < LANES; lane++) weight[row][lane] = 0;
                     change[row] *= weight[row];
