@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from undiffuse import Denoiser, samplers
 from undiffuse.adapters import Compiled
+from undiffuse.adapters.compiled import MOST_PROGRAMS
 from undiffuse.codecs import Pixels
 from undiffuse.conditioning import Conditioner, Label
 from undiffuse.guidance import ClassifierFree
@@ -69,6 +70,17 @@ def test_a_smaller_batch_is_filled_up_to_one_that_is_compiled(eager):
     eager.clear()
     out = compiled(x.requires_grad_(), x[:, 0])
     assert out.requires_grad and not eager  # gradients are the network's own
+
+
+def test_there_are_no_more_programs_than_torch_compiles(eager):
+    network = nn.Linear(2, 2)
+    network.forward = lambda x, c_noise: x + c_noise[:, None]
+    compiled, x = Compiled(network), torch.randn(10, 2)
+    with torch.no_grad():
+        for rows in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 1, 7):
+            assert_close(compiled(x[:rows], x[:rows, 0]), x[:rows] + x[:rows, :1])
+    assert compiled.programs == MOST_PROGRAMS == torch._dynamo.config.recompile_limit
+    assert max(sizes(eager)) == 8
 
 
 def test_what_is_asked_of_the_network_it_answers():

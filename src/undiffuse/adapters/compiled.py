@@ -8,9 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-# rows that a call may be filled up to, beside its own: all batches up to 512 share five programs then (torch stops
-# compiling after eight), and what is filled up is seldom more than the last, smaller batch
-MOST_PADDING = 4
+MOST_PADDING = 4  # times its own rows that a call may be filled up to, rather than compiled
+MOST_PROGRAMS = 8  # after which torch stops compiling a function (torch._dynamo.config.recompile_limit)
 
 
 class Compiled(nn.Module):
@@ -19,7 +18,8 @@ class Compiled(nn.Module):
     Sampling calls a network with few shapes: a batch, twice the batch under guidance, and what is left of each in the
     last batch. Every shape has a program of its own, because programs of any size are slower and CUDA graphs have none.
     A compilation takes a minute and a call milliseconds, so a call of fewer rows is filled up to a size that is
-    compiled, if that is no more than `MOST_PADDING` times as large: samples do not depend on their neighbours.
+    compiled, if that is no more than `MOST_PADDING` times as large: samples do not depend on their neighbours. Once
+    there are `MOST_PROGRAMS`, calls are filled up to any larger size, and without one the network itself is called.
 
     mode: of torch.compile, by default "reduce-overhead" (CUDA graphs) for a network on CUDA. warmup_seconds: what the
     compilations have taken so far; programs: how many there are. What else is asked of it, the network answers.
@@ -57,14 +57,18 @@ class Compiled(nn.Module):
         self, x: Float[Tensor, "batch ..."], c_noise: Float[Tensor, " batch"], **condition: Tensor
     ) -> Float[Tensor, "batch ..."]:
         """condition: (B, ...), each on x's device."""
-        if torch.is_grad_enabled():
-            plain: Tensor = self.network(x, c_noise, **condition)
-            return plain
+        network: Callable[..., Tensor] = self.network
         given = {"x": x, "c_noise": c_noise, **condition}
-        rows, precision = len(x), torch.is_autocast_enabled(x.device.type)
+        if torch.is_grad_enabled():
+            return network(**given)
+        rows, kind = len(x), x.device.type
+        precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         shape = (x.device, precision, *((name, value.dtype, value.shape[1:]) for name, value in given.items()))
         sizes = self._sizes.setdefault(shape, [])
-        size = min((size for size in sizes if rows <= size <= MOST_PADDING * rows), default=0)
+        full = self.programs >= MOST_PROGRAMS
+        size = min((size for size in sizes if rows <= size and (full or size <= MOST_PADDING * rows)), default=0)
+        if full and not size:
+            return network(**given)
         inputs = {name: _filled(value, size or rows) for name, value in given.items()}
         if not size:
             sizes.append(rows)

@@ -26,7 +26,7 @@ RunFolder = Annotated[Path, typer.Argument(help="A run folder, as `train` writes
 AsJson = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON on standard output.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 CompileNetwork = Annotated[
-    bool, typer.Option("--compile", help="Compile the network first: worth it for many samples, above all on a GPU.")
+    bool, typer.Option("--compile", help="Compile the network first: for many samples on a GPU.")
 ]
 GuidanceScale = Annotated[float | None, typer.Option(help="Scale; 0 unconditional, 1 conditional.")]
 SamplerName = Annotated[
