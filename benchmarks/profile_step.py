@@ -81,11 +81,13 @@ def shares(model: str, batch: int, steps: int) -> tuple[dict[str, float], float]
             next(steps_of)
     found: dict[str, float] = defaultdict(float)
     for event in recorded.events():
-        parent, part = event, None
-        while parent is not None and part is None:
-            part = parent.name.removeprefix("part ") if parent.name.startswith("part ") else None
-            parent = parent.cpu_parent
-        kind = part or next((k for k, words in KINDS if any(word in event.name for word in words)), None)
+        above = [event]  # and all that it runs inside
+        while above[-1].cpu_parent is not None:
+            above.append(above[-1].cpu_parent)
+        outer = [parent.name for parent in reversed(above)]
+        part = next((name.removeprefix("part ") for name in outer if name.startswith("part ")), None)
+        kinds = (kind for name in outer for kind, words in KINDS if any(word in name for word in words))
+        kind = part or next(kinds, None)
         found[kind or "elementwise, copies, calls"] += event.self_cpu_time_total / 1e6 / steps
     return dict(found), rate
 

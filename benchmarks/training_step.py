@@ -6,11 +6,15 @@
   of their example train_unconditional.py: accelerate, AdamW, a cosine schedule, clipping, EMAModel, a DataLoader. Ours
   has the same weights, read from a folder they saved; the gradients of the same loss at the same noise are compared.
 - lucidrains: `Unet(dim=32, dim_mults=(1, 2, 4))` and `GaussianDiffusion` in the loop of their `Trainer`: Adam,
-  clipping, ema-pytorch. Ours is our U-Net of the same widths, with as many parameters.
+  clipping, ema-pytorch; in float32 and with its amp in bf16. Ours is our U-Net of the same widths, with as many
+  parameters and 0.89 times their FLOPs; it has no linear attention at the upper levels, which theirs has.
 - smalldiffusion: `Unet(ch=64, ch_mult=(1, 1, 2), attn_resolutions=(16,))` in their `training_loop`, which has neither
-  clipping nor an average of the weights. Ours is our U-Net of the same plan, with as many parameters, and has both.
+  clipping nor an average of the weights, in float32 and with an Accelerator of bf16. Ours is our U-Net of the same
+  plan, with as many parameters and FLOPs, and has both.
 
-All do the whole of their step: batch from a data set in memory, noise, forward, backward, clipping, optimizer, average.
+Ratios are to the faster of a peer's precisions. It stops where gradients differ from those of diffusers by more than
+rounding. All do the whole of their step: batch from a data set in memory, noise, forward, backward, clipping,
+optimizer, average.
 Needs diffusers and accelerate, denoising-diffusion-pytorch (einops, ema-pytorch), smalldiffusion; torchvision and
 pytorch-fid, which these import and do not use here, are stubbed. A peer that is not installed is left out and said.
 Writes benchmarks/results/training_step.json.
@@ -28,6 +32,7 @@ import torch
 import torch.nn.functional as F
 import turns
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import undiffuse as ud
 from undiffuse import acceleration
@@ -183,15 +188,35 @@ def beside_diffusers(batch: int) -> tuple[dict[str, Step], dict[str, Any]]:
         "ours, float32": ours(denoiser, "float32", batch),
         "ours, auto": ours(denoiser, "auto", batch),
     }
-    facts = {"parameters": [count(network), count(denoiser)]}
-    return contenders, facts | gradients_beside_diffusers(network, denoiser)
+    found = gradients_beside_diffusers(network, denoiser)
+    if found["float32 difference"] > 1e-4 or found["bfloat16 cosine"] < 0.999:
+        raise SystemExit(f"the gradients are not those of diffusers: {found}")
+    gflop = forward_gflop(denoiser.network, torch.zeros(1, *SHAPE), torch.zeros(1))
+    return contenders, {"parameters": [count(network), count(denoiser)], "forward GFLOP": [gflop, gflop], **found}
 
 
 # -- the others --------------------------------------------------------------------------------------------------------
 
 
-def beside_lucidrains(batch: int) -> tuple[dict[str, Step], dict[str, Any]]:
-    turns.stub("torchvision", "torchvision.transforms", "pytorch_fid", "pytorch_fid.fid_score", "pytorch_fid.inception")
+def forward_gflop(network: nn.Module, *inputs: Tensor) -> float:
+    """Of one picture, a multiply-add being two."""
+    with FlopCounterMode(display=False) as counted, torch.no_grad():
+        network.eval()(*inputs)
+    network.train()
+    return round(counted.get_total_flops() / 1e9, 3)
+
+
+def of_ours(arguments: dict[str, Any], batch: int) -> tuple[dict[str, Step], int, float]:
+    """Our steps with a U-Net of these arguments, its parameters and GFLOP."""
+    torch.manual_seed(0)
+    network = UNet(3, **arguments)
+    denoiser = Denoiser(network, ud.schedule.named("cosine"), "v")
+    steps = {f"ours, {precision}": ours(denoiser, precision, batch) for precision in ("float32", "auto")}
+    return steps, count(network), forward_gflop(network, torch.zeros(1, *SHAPE), torch.zeros(1))
+
+
+def of_lucidrains(mixed_precision: str, batch: int) -> tuple[Step, nn.Module]:
+    """A step of `Trainer.train`."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
     from denoising_diffusion_pytorch import GaussianDiffusion, Unet
@@ -199,16 +224,16 @@ def beside_lucidrains(batch: int) -> tuple[dict[str, Step], dict[str, Any]]:
 
     torch.manual_seed(0)
     AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator()
+    accelerator = Accelerator(mixed_precision=mixed_precision)
     diffusion = GaussianDiffusion(Unet(dim=32, dim_mults=(1, 2, 4)), image_size=32)
-    size = count(diffusion.model)
+    network = diffusion.model
     optimizer = torch.optim.Adam(diffusion.parameters(), lr=1e-4, betas=(0.9, 0.99))
     average = EMA(diffusion, beta=0.995, update_every=10)
     data = torch.utils.data.DataLoader(pictures().float() / 255, batch_size=batch, shuffle=True)
     diffusion, optimizer, data = accelerator.prepare(diffusion, optimizer, data)
     batches = endless(data)
 
-    def step() -> None:  # `Trainer.train`
+    def step() -> None:
         diffusion.train()
         with accelerator.autocast():
             loss = diffusion(next(batches))
@@ -221,38 +246,41 @@ def beside_lucidrains(batch: int) -> tuple[dict[str, Step], dict[str, Any]]:
         accelerator.wait_for_everyone()
         average.update()
 
-    torch.manual_seed(0)
-    network = UNet(3, **OF_LUCIDRAINS)
-    denoiser = Denoiser(network, ud.schedule.named("cosine"), "v")
-    contenders = {
-        "lucidrains": step,
-        "ours, float32": ours(denoiser, "float32", batch),
-        "ours, auto": ours(denoiser, "auto", batch),
-    }
-    return contenders, {"parameters": [size, count(network)]}
+    return step, network
 
 
-def beside_smalldiffusion(batch: int) -> tuple[dict[str, Step], dict[str, Any]]:
-    turns.stub("torchvision", "torchvision.transforms")
+def beside_lucidrains(batch: int) -> tuple[dict[str, Step], dict[str, Any]]:
+    turns.stub("torchvision", "torchvision.transforms", "pytorch_fid", "pytorch_fid.fid_score", "pytorch_fid.inception")
+    wide, network = of_lucidrains("no", batch)
+    gflop = forward_gflop(network, torch.zeros(1, *SHAPE), torch.zeros(1))
+    mine, size, own_gflop = of_ours(OF_LUCIDRAINS, batch)
+    contenders = {"lucidrains, float32": wide, "lucidrains, bf16": of_lucidrains("bf16", batch)[0], **mine}
+    return contenders, {"parameters": [count(network), size], "forward GFLOP": [gflop, own_gflop]}
+
+
+def of_smalldiffusion(mixed_precision: str, batch: int) -> tuple[Step, nn.Module]:
+    """A step of `training_loop`."""
+    from accelerate import Accelerator
     from accelerate.state import AcceleratorState
     from smalldiffusion import ScheduleDDPM, Unet, training_loop
 
     torch.manual_seed(0)
     AcceleratorState._reset_state(reset_partial_state=True)
     model = Unet(32, 3, 3, ch=64, ch_mult=(1, 1, 2), attn_resolutions=(16,))
-    size = count(model)
     loader = torch.utils.data.DataLoader(pictures().float() / 127.5 - 1, batch_size=batch, shuffle=True)
-    loop = training_loop(loader, model, ScheduleDDPM(), epochs=10**6, lr=1e-4)
+    accelerator = Accelerator(mixed_precision=mixed_precision)
+    loop = training_loop(loader, model, ScheduleDDPM(), accelerator, epochs=10**6, lr=1e-4)
     next(loop)  # it yields between the loss and the step, so one turn is the rest of a step and the start of the next
-    torch.manual_seed(0)
-    network = UNet(3, **OF_SMALLDIFFUSION)
-    denoiser = Denoiser(network, ud.schedule.named("cosine"), "v")
-    contenders = {
-        "smalldiffusion": lambda: next(loop),
-        "ours, float32": ours(denoiser, "float32", batch),
-        "ours, auto": ours(denoiser, "auto", batch),
-    }
-    return contenders, {"parameters": [size, count(network)]}
+    return lambda: next(loop), model
+
+
+def beside_smalldiffusion(batch: int) -> tuple[dict[str, Step], dict[str, Any]]:
+    turns.stub("torchvision", "torchvision.transforms")
+    wide, network = of_smalldiffusion("no", batch)
+    gflop = forward_gflop(network, torch.zeros(1, *SHAPE), torch.ones(1))
+    mine, size, own_gflop = of_ours(OF_SMALLDIFFUSION, batch)
+    contenders = {"smalldiffusion, float32": wide, "smalldiffusion, bf16": of_smalldiffusion("bf16", batch)[0], **mine}
+    return contenders, {"parameters": [count(network), size], "forward GFLOP": [gflop, own_gflop]}
 
 
 PEERS = {"diffusers": beside_diffusers, "lucidrains": beside_lucidrains, "smalldiffusion": beside_smalldiffusion}

@@ -3,7 +3,9 @@
 What was chosen is written into the run folder, in the section `resolved` of its recipe.
 """
 
+import os
 import platform
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch import nn
 from undiffuse import kernels
 from undiffuse.adapters import Compiled
 from undiffuse.denoiser import Denoiser
+from undiffuse.errors import InputError
 
 
 def default_device() -> torch.device:
@@ -41,15 +44,28 @@ def bf16_pays(device: torch.device) -> bool:
     return device.type == "cpu" and any(feature() for feature in features if feature)
 
 
+def check_compiler(device: torch.device) -> None:
+    """Raises: InputError where torch.compile has no C++ compiler for a CPU's code."""
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++"]
+    if device.type == "cpu" and platform.system() != "Windows" and not any(map(shutil.which, names)):
+        raise InputError(
+            f"torch.compile needs a C++ compiler, and {' or '.join(names)} was not found: leave compile out"
+        )
+
+
 def chosen(precision: str, compile: bool | None, device: torch.device) -> dict[str, Any]:
     """What a recipe's `training.precision` and `training.compile` come to on a device.
 
     precision: "auto" is bfloat16 where the device multiplies it faster. compile: None is true on CUDA; on CPUs the
     kernels do more (docs/performance.md), and they are used where they can be compiled.
+
+    Raises: InputError where torch.compile is asked for and there is no compiler.
     """
     if precision == "auto":
         precision = "bfloat16" if bf16_pays(device) else "float32"
     compiled = device.type == "cuda" if compile is None else compile
+    if compiled:
+        check_compiler(device)
     return {
         "device": describe(device),
         "precision": precision,
@@ -59,14 +75,16 @@ def chosen(precision: str, compile: bool | None, device: torch.device) -> dict[s
 
 
 def facts(denoiser: Denoiser, device: torch.device) -> dict[str, Any]:
-    """How samples of a denoiser are computed, to be written beside them: device, precision, compiled or not."""
+    """How samples of a denoiser are computed, to be written beside them: device, precision, compiled, kernels."""
     network = denoiser.network
+    compiled = isinstance(network, Compiled)
     parameter = next(network.parameters(), None)
     precision = denoiser.precision or (torch.float32 if parameter is None else parameter.dtype)
     return {
         "device": describe(device),
         "precision": str(precision).removeprefix("torch."),
-        "compile": network.mode if isinstance(network, Compiled) else False,
+        "compile": compiled,
+        "kernels": device.type == "cpu" and not compiled and kernels.available(),
     }
 
 

@@ -152,10 +152,11 @@ class ClassifierExperiment:
             classifier.schedule.load_state_dict(trained.state_dict())
             classifier.schedule.requires_grad_(False)
         self.spec = open_folder(self.folder, spec)
+        self.settings = spec["resolved"]  # of this session; those in the folder are of the first
         self.state = TrainState(
             classifier, ClassifierObjective(self.name), recipe.training.learning_rate, recipe.training.weight_decay
         )
-        acceleration.accelerate(classifier.network, self.spec["resolved"], self.device)
+        acceleration.accelerate(classifier.network, spec["resolved"], self.device)
         self.run = Run(self.folder, self.state, bounded)
         self.resumed = self.run.resume()
 

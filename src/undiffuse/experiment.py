@@ -31,9 +31,10 @@ from undiffuse.registry import build
 from undiffuse.training import Batch, Event, Plan, Run, TrainState
 
 VALIDATION_SAMPLES = 1024
+SAME_STD = 0.01  # relative difference under which two standard deviations of the data are one
 MOST_MEASURED = 1 << 27  # numbers that the data's standard deviation is taken over
 # what a killed write of one of a run's own files leaves behind
-LEFTOVER = re.compile(r"\.(recipe|model|metrics|evaluation|report|compare|step-\d+)-\w+\.partial\.\w+")
+LEFTOVER = re.compile(r"\.(recipe|model|metrics|evaluation|report|compare|step-\d+)-\w+\.partial\.\w+|\.tmp\w{6}")
 VALIDATION_SEEDS = 1 << 62  # above every seed of training, so that the streams are others
 
 
@@ -178,7 +179,7 @@ def open_folder(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
     held = pipeline.read_spec(folder)
     # what the machine and the version decide may differ between the sessions of one run, the first one's holds; and how
     # the data are read may, which changes no bit of them
-    free = {"resolved": OF_THE_MACHINE, "data": ("memory", "workers")}
+    free = {"resolved": OF_THE_MACHINE, "data": ("memory", "workers"), "training": ("compile",)}
     ours = {
         **spec,
         **{s: {**spec[s], **{k: held.get(s, {}).get(k) for k in keys}} for s, keys in free.items() if s in spec},
@@ -194,12 +195,19 @@ def open_folder(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
     return held
 
 
-def in_held_order(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
-    """The recipe with its conditions in the order of the folder's: weights and their moments are numbered by it."""
-    held = pipeline.read_spec(folder).get("condition") if (folder / "recipe.yaml").is_file() else None
-    if not isinstance(held, dict) or held.keys() != spec["condition"].keys():
-        return spec
-    return {**spec, "condition": {name: spec["condition"][name] for name in held}}
+def as_held(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
+    """The recipe as the folder's run began with it, where that is the same recipe.
+
+    Its conditions in the folder's order, by which weights and their moments are numbered; and the data's standard
+    deviation, which another version may find a little different, by another decoder say.
+    """
+    held = pipeline.read_spec(folder) if (folder / "recipe.yaml").is_file() else {}
+    conditions, std = held.get("condition"), held.get("resolved", {}).get("data_std")
+    if isinstance(conditions, dict) and conditions.keys() == spec["condition"].keys():
+        spec = {**spec, "condition": {name: spec["condition"][name] for name in conditions}}
+    if isinstance(std, float) and abs(std / spec["resolved"]["data_std"] - 1) < SAME_STD:
+        spec = {**spec, "resolved": {**spec["resolved"], "data_std": std}}
+    return spec
 
 
 def plan(training: config.Training) -> Plan:
@@ -229,7 +237,7 @@ class Experiment:
         self.recipe, self.folder = recipe, Path(folder)
         self.device = device or default_device()
         self.split = load_data(recipe)
-        spec = in_held_order(self.folder, whole(recipe, self.split, self.device))
+        spec = as_held(self.folder, whole(recipe, self.split, self.device))
         training, section = recipe.training, recipe.objective
         bounded = plan(training)
         torch.manual_seed(training.seed)
@@ -258,9 +266,10 @@ class Experiment:
         self.pipeline.to(self.device)
         self._try(objective.to(self.device))
         self.spec = open_folder(self.folder, spec)
+        self.settings = spec["resolved"]  # of this session; those in the folder are of the first
         denoiser = self.pipeline.denoiser
         self.state = TrainState(denoiser, objective, training.learning_rate, training.weight_decay)
-        acceleration.accelerate(denoiser.network, self.spec["resolved"], self.device)
+        acceleration.accelerate(denoiser.network, spec["resolved"], self.device)  # of this session, wherever it runs
         self.run = Run(self.folder, self.state, bounded)
         self.resumed = self.run.resume()
 

@@ -59,7 +59,7 @@ class Compiled(nn.Module):
         """condition: (B, ...), each on x's device."""
         network: Callable[..., Tensor] = self.network
         given = {"x": x, "c_noise": c_noise, **condition}
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or not len(x):
             return network(**given)
         rows, kind = len(x), x.device.type
         precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
@@ -71,8 +71,8 @@ class Compiled(nn.Module):
             return network(**given)
         inputs = {name: _filled(value, size or rows) for name, value in given.items()}
         if not size:
-            sizes.append(rows)
             self._warm_up(inputs)
+            sizes.append(rows)
         return self._run(inputs)[:rows].clone()  # the next call of a CUDA graph writes into the same memory
 
     def _run(self, inputs: dict[str, Tensor]) -> Tensor:

@@ -9,21 +9,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from undiffuse import config, recipes
+from undiffuse import config, kernels, recipes
 from undiffuse.cli.common import AsJson, app, console, duration, progress_bar
 from undiffuse.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
+
     from undiffuse.classifying import ClassifierExperiment
     from undiffuse.experiment import Experiment
 
 HINTED = 0.1  # share of the time above which waiting is worth doing something about
 
 
-def fast(resolved: dict[str, Any]) -> str:
-    """The fast settings of a run, in words."""
+def fast(resolved: dict[str, Any], device: "torch.device") -> str:
+    """The fast settings of a run, in words, and why there are no kernels where there could be."""
     ways = {"compile": "compiled", "kernels": "native kernels"}
-    return ", ".join([str(resolved["precision"]), *(word for name, word in ways.items() if resolved.get(name))])
+    found = [str(resolved["precision"]), *(word for name, word in ways.items() if resolved.get(name))]
+    if device.type == "cpu" and len(found) == 1 and kernels.missing():
+        found.append(f"no native kernels ({kernels.missing()})")
+    return ", ".join(found)
 
 
 @app.command()
@@ -83,7 +88,8 @@ def carried_out(experiment: "Experiment | ClassifierExperiment", name: str) -> d
         console.print(
             f"{start}: {name}, {resolved['train_samples']:,} samples of {size}"
             f"{'' if in_memory else ' decoded from files'}, "
-            f"{parameters(state.model):,} parameters, {fast(resolved)}, in {experiment.folder}"
+            f"{parameters(state.model):,} parameters, {fast(experiment.settings, experiment.device)}, "
+            f"in {experiment.folder}"
         )
     caught: list[int] = []
 

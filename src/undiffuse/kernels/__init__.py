@@ -9,7 +9,9 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
+import struct
 import subprocess
 import tempfile
 from pathlib import Path
@@ -33,8 +35,8 @@ Heads = Float[Tensor, "batch heads length width"]
 
 
 def _folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "undiffuse"
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "undiffuse"
 
 
 def _machine() -> str:
@@ -46,40 +48,66 @@ def _machine() -> str:
         return platform.processor()
 
 
+def _whole(library: Path) -> bool:
+    """Whether a library reaches to its end, where its table of sections stands: half of one kills who loads it."""
+    with library.open("rb") as file:
+        header = file.read(64)
+    if len(header) < 64 or header[:5] != b"\x7fELF\x02":
+        return False
+    (start,), (size, count) = struct.unpack_from("=Q", header, 0x28), struct.unpack_from("=HH", header, 0x3A)
+    return bool(library.stat().st_size >= start + size * count)
+
+
 def _compile() -> Path:
     """The compiled library, from disk where this source was compiled for this machine before.
 
     Raises: OSError or subprocess.SubprocessError where it cannot be made.
     """
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if not compiler or platform.system() != "Linux":
-        raise OSError("no C compiler" if platform.system() == "Linux" else f"no kernels for {platform.system()}")
+    if platform.system() != "Linux":
+        raise OSError(f"there are none for {platform.system()}")
+    compiler = (
+        shlex.split(os.environ.get("CC", "")) or [name for name in ("cc", "gcc", "clang") if shutil.which(name)][:1]
+    )
+    if not compiler:
+        raise OSError("no C compiler (cc, gcc, clang) was found")
     flags = (*FLAGS, WIDE) if platform.machine() == "x86_64" else FLAGS
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=30).stdout
-    said = "\n".join((*flags, platform.machine(), _machine(), compiler))
+    version = subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=30).stdout
+    said = "\n".join((*flags, platform.machine(), _machine(), *compiler))
     digest = hashlib.sha256(SOURCE.read_bytes() + said.encode() + version).hexdigest()[:16]
     library = _folder() / f"kernels-{digest}.so"
-    if not library.is_file():
+    if not library.is_file() or not _whole(library):
         library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
             made = Path(scratch) / library.name
-            command = [compiler, *flags, "-o", str(made), str(SOURCE), "-lm"]
+            command = [*compiler, *flags, "-o", str(made), str(SOURCE), "-lm"]
             subprocess.run(command, capture_output=True, check=True, timeout=120)
             made.replace(library)  # atomic: another process may be compiling the same
     return library
 
 
+def _loaded(library: Path) -> ctypes.CDLL:
+    found = ctypes.CDLL(str(library))
+    _ = found.forward_float32, found.attend_backward_bfloat16_16
+    return found
+
+
 @functools.cache
 def _library() -> ctypes.CDLL | str:
     """The library, or why there is none."""
-    if os.environ.get("UNDIFFUSE_KERNELS") == "0":
-        return "turned off by UNDIFFUSE_KERNELS=0"
+    asked = os.environ.get("UNDIFFUSE_KERNELS", "")
+    if asked.lower() in ("0", "false", "off", "no"):
+        return f"turned off by UNDIFFUSE_KERNELS={asked}"
     try:
-        return ctypes.CDLL(str(_compile()))
+        library = _compile()
+        try:
+            return _loaded(library)
+        except (OSError, AttributeError):  # damaged since, or another
+            library.unlink()
+            return _loaded(_compile())
     except subprocess.CalledProcessError as error:
         lines = error.stderr.decode(errors="replace").splitlines() if error.stderr else [str(error)]
         return f"the compiler failed: {lines[0]:.200}"
-    except (OSError, subprocess.SubprocessError, RuntimeError) as error:
+    except (OSError, AttributeError, subprocess.SubprocessError, RuntimeError) as error:
         return f"{error}"
 
 
@@ -114,13 +142,18 @@ def normalises(x: Rows) -> bool:
     return fits and x.is_contiguous() and available()
 
 
+def _floats(*shape: int) -> Tensor:
+    """Room for numbers of the kind that the kernels write, whatever torch's defaults are."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
 def _layer(
     x: Rows, scale: PerChannel, shift: PerChannel, mean: PerChannel, rstd: PerChannel, groups: int, epsilon: float
 ) -> tuple[Tensor | int | float, ...]:
     """What both passes of a normalisation are told."""
     batch, positions, channels = x.shape
     rows = max(1, ROWS // channels)
-    partial = torch.empty(batch, -(-positions // rows), 2, channels)
+    partial = _floats(batch, -(-positions // rows), 2, channels)
     step = channels if len(scale) > 1 else 0
     sizes = (batch, positions, channels, groups, rows)
     return x, scale.contiguous(), shift.contiguous(), step, mean, rstd, partial, *sizes, float(epsilon)
@@ -130,7 +163,7 @@ def normalise(
     x: Rows, scale: PerChannel, shift: PerChannel, groups: int, epsilon: float, silu: bool
 ) -> tuple[Rows, PerChannel, PerChannel]:
     """y = (x - mean) rstd scale + shift, or silu of it, with the mean and rstd of each channel's group (B, C)."""
-    mean, rstd = torch.empty(x.shape[0], x.shape[2]), torch.empty(x.shape[0], x.shape[2])
+    mean, rstd = _floats(x.shape[0], x.shape[2]), _floats(x.shape[0], x.shape[2])
     y = torch.empty_like(x)
     layer = _layer(x, scale, shift, mean, rstd, groups, epsilon)
     _called(f"forward_{TYPES[x.dtype]}{'_silu' if silu else ''}", *layer, y)
@@ -154,11 +187,9 @@ def normalise_backward(
     return of_x, of_scale, of_shift
 
 
-def attends(q: Heads, k: Heads, v: Heads) -> bool:
-    """Whether there is an `attend_backward` for these: on the CPU, of a type and width in `HEADS`."""
-    alike = q.dtype == k.dtype == v.dtype and q.shape[-1] == k.shape[-1] == v.shape[-1]
-    fits = alike and q.device.type == "cpu" and q.shape[-1] in HEADS.get(q.dtype, ())
-    return fits and q.numel() > 0 and k.numel() > 0 and available()
+def attends(q: Heads) -> bool:
+    """Whether there is an `attend_backward` for such heads: on the CPU, of a type and width in `HEADS`."""
+    return q.device.type == "cpu" and q.shape[-1] in HEADS.get(q.dtype, ()) and available()
 
 
 def attend_backward(
@@ -166,13 +197,15 @@ def attend_backward(
 ) -> tuple[Heads, Heads, Heads]:
     """The gradients of q, k and v from that of out = softmax(q k^T / sqrt(width)) v.
 
-    log_sum: of each row's exponentials.
+    All are of one type and of q's shape, but that k and v may have another length; log_sum: of each row's exponentials.
 
     Raises: MemoryError.
     """
     batch, heads, length, width = q.shape
     # laid out as (batch, length, heads, width), as the projections around the attention are
-    of_q, of_k, of_v = (torch.empty(batch, t.shape[2], heads, width, dtype=q.dtype).transpose(1, 2) for t in (q, k, v))
+    of_q, of_k, of_v = (
+        torch.empty(batch, t.shape[2], heads, width, dtype=q.dtype, device="cpu").transpose(1, 2) for t in (q, k, v)
+    )
     given = [t if t.stride(-1) == 1 else t.contiguous() for t in (gradient, q, k, v, out)]
     strides = [stride for t in (*given, of_q, of_k, of_v) for stride in t.stride()[:3]]
     steps = (ctypes.c_int64 * len(strides))(*strides)

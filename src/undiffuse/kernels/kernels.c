@@ -121,41 +121,38 @@ INLINE float *sums_of(const Layer *l, int64_t b, int64_t block) {
     return l->partial + (b * blocks_of(l) + block) * 2 * l->channels;
 }
 
-// sums and squares about the first position, which is no further from the mean than any
+// a block's means, and the squares about them
 INLINE void block_moments(int brain, const Layer *l, int64_t b, int64_t block) {
-    int64_t start = b * l->positions * l->channels;
     float *sums = sums_of(l, b, block);
+    int64_t first = block * l->rows, end = end_of(l, block);
     for (int64_t c = 0; c < l->channels; c += LANES) {
-        vec pivot = load(brain, l->x, start + c), sum = all(0), squares = all(0);
-        for (int64_t row = block * l->rows; row < end_of(l, block); row++) {
-            vec v = load(brain, l->x, start + row * l->channels + c) - pivot;
-            sum += v;
+        vec mean = all(0), squares = all(0);
+        for (int64_t row = first; row < end; row++) mean += load(brain, l->x, (b * l->positions + row) * l->channels + c);
+        mean /= (float)(end - first);
+        for (int64_t row = first; row < end; row++) {
+            vec v = load(brain, l->x, (b * l->positions + row) * l->channels + c) - mean;
             squares += v * v;
         }
-        store(0, sums, c, sum);
+        store(0, sums, c, mean);
         store(0, sums, l->channels + c, squares);
     }
 }
 
-INLINE void moments(int brain, const Layer *l, int64_t b) {
-    int64_t size = l->channels / l->groups, n = l->positions, start = b * l->channels;
+// blocks and channels of a group joined (Chan, Golub & LeVeque 1979)
+INLINE void moments(const Layer *l, int64_t b) {
+    int64_t size = l->channels / l->groups, start = b * l->channels;
     for (int64_t first = 0; first < l->channels; first += size) {
-        double whole = 0, spread = 0;
-        for (int pass = 0; pass < 2; pass++)  // the mean of the group, then the squares about it
-            for (int64_t c = first; c < first + size; c++) {
-                double sum = 0, squares = 0;
+        double mean = 0, squares = 0, count = (double)(l->positions * size);
+        for (int pass = 0; pass < 2; pass++)
+            for (int64_t c = first; c < first + size; c++)
                 for (int64_t block = 0; block < blocks_of(l); block++) {
-                    sum += sums_of(l, b, block)[c];
-                    squares += sums_of(l, b, block)[l->channels + c];
+                    double own = sums_of(l, b, block)[c], rows = (double)(end_of(l, block) - block * l->rows);
+                    if (!pass) mean += own * rows / count;
+                    else squares += sums_of(l, b, block)[l->channels + c] + rows * (own - mean) * (own - mean);
                 }
-                double own = scalar(brain, l->x, start * n + c) + sum / n;
-                if (!pass) whole += own / size;
-                else spread += (squares - sum * sum / n) / n + (own - whole) * (own - whole);
-            }
-        spread = spread < 0 ? 0 : spread / size;
         for (int64_t c = first; c < first + size; c++) {
-            l->mean[start + c] = whole;
-            l->rstd[start + c] = 1 / sqrt(spread + l->epsilon);
+            l->mean[start + c] = mean;
+            l->rstd[start + c] = 1 / sqrt(squares / count + l->epsilon);
         }
     }
 }
@@ -259,7 +256,7 @@ INLINE void block_gradient(int brain, int silu, const Layer *l, const void *grad
     }
 
 INLINE void forward(int brain, int silu, const Layer *l, void *y) {
-    IN_THREE_PASSES(block_moments(brain, l, b, block), moments(brain, l, b), block_output(brain, silu, l, y, b, block))
+    IN_THREE_PASSES(block_moments(brain, l, b, block), moments(l, b), block_output(brain, silu, l, y, b, block))
 }
 
 INLINE void backward(int brain, int silu, const Layer *l, const void *gradient, void *of_x, float *of_scale,
@@ -336,8 +333,8 @@ INLINE void attend_backward(int brain, int width, const void *gradient, const vo
             eight of_query[ROWS][WIDEST / 8];
             memset(of_query, 0, sizeof of_query);
             for (int row = 0; row < ROWS; row++) {
-                int real = i + row < queries;  // those beyond the last weigh nothing and have no gradient
-                sum[row] = real ? log_sum[task * queries + i + row] : 1e30f;
+                int real = i + row < queries;  // those beyond the last have no gradient
+                sum[row] = real ? log_sum[task * queries + i + row] : 0;
                 along[row] = 0;
                 for (int e = 0; e < width; e++) {
                     query[row][e] = real ? scale * scalar(brain, q, place(steps + 1, b, h, i + row) + e) : 0;

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from undiffuse import kernels
-from undiffuse.networks.ordinary import ordinary
+from undiffuse.networks.ordinary import differentiated, ordinary
 
 Feature = Float[Tensor, "batch channels *space"]
 PerChannel = Float[Tensor, "rows channels"]  # rows: batch, or 1 for all
@@ -64,13 +64,14 @@ class _Normalised(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, shift, mean, rstd = ctx.saved_tensors
         groups, epsilon, silu = ctx.told
-        if torch.is_grad_enabled():  # a derivative of the derivative is wanted: of the formula
-            y = normalised(x, scale, shift, groups, epsilon, silu)
-            return (*torch.autograd.grad(y, (x, scale, shift), gradient, create_graph=True), None, None, None)
+        if torch.is_grad_enabled() or not ordinary(gradient):  # a derivative of the derivative, say: of the formula
+            with torch.enable_grad():
+                y = normalised(x, scale, shift, groups, epsilon, silu)
+            return (*differentiated(y, (x, scale, shift), gradient), None, None, None)
         rows = _rows(x)
         given = _rows(gradient.to(x.dtype)).contiguous()
         of_x, of_scale, of_shift = kernels.normalise_backward(given, rows, scale, shift, mean, rstd, groups, silu)
-        if len(scale) == 1:
+        if len(scale) == 1:  # of all samples together
             of_scale, of_shift = of_scale.sum(0, keepdim=True), of_shift.sum(0, keepdim=True)
         return of_x.transpose(1, 2).reshape(x.shape), of_scale, of_shift, None, None, None
 
@@ -92,7 +93,7 @@ class GroupNorm(nn.Module):
         if modulation is not None:
             extra_scale, extra_shift = modulation.to(wide).chunk(2, 1)
             scale, shift = scale * (1 + extra_scale), shift * (1 + extra_scale) + extra_shift
-        if ordinary() and kernels.normalises(_rows(x)):
+        if ordinary(x, scale, shift) and kernels.normalises(_rows(x)):
             y: Tensor = _Normalised.apply(x, scale, shift, self.groups, self.epsilon, silu)
             return y
         return normalised(x, scale, shift, self.groups, self.epsilon, silu)
