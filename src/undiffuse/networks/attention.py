@@ -40,6 +40,11 @@ def _by_products(gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, log_sum: Ten
     return of_q.reshape(q.shape), of_k.reshape(k.shape), of_v.reshape(v.shape)
 
 
+def _by_formula(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    out: Tensor = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v
+    return out
+
+
 class _Attention(torch.autograd.Function):
     """torch's forward pass on the CPU, and our backward pass, which theirs is up to five times slower than."""
 
@@ -53,9 +58,7 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, log_sum = ctx.saved_tensors
         if torch.is_grad_enabled() or not ordinary(gradient):  # a derivative of the derivative, say: of the formula
-            with torch.enable_grad():
-                out = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v
-            return differentiated(out, (q, k, v), gradient)
+            return differentiated(_by_formula, (q, k, v), gradient)
         with torch.autocast("cpu", enabled=False):
             if kernels.attends(q):
                 return kernels.attend_backward(gradient, q, k, v, out, log_sum)

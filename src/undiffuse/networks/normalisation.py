@@ -1,6 +1,7 @@
 """Group normalisation whose scale and shift may differ per sample, with or without the activation after it."""
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -65,9 +66,8 @@ class _Normalised(torch.autograd.Function):
         x, scale, shift, mean, rstd = ctx.saved_tensors
         groups, epsilon, silu = ctx.told
         if torch.is_grad_enabled() or not ordinary(gradient):  # a derivative of the derivative, say: of the formula
-            with torch.enable_grad():
-                y = normalised(x, scale, shift, groups, epsilon, silu)
-            return (*differentiated(y, (x, scale, shift), gradient), None, None, None)
+            formula = partial(normalised, groups=groups, epsilon=epsilon, silu=silu)
+            return (*differentiated(formula, (x, scale, shift), gradient), None, None, None)
         rows = _rows(x)
         given = _rows(gradient.to(x.dtype)).contiguous()
         of_x, of_scale, of_shift = kernels.normalise_backward(given, rows, scale, shift, mean, rstd, groups, silu)

@@ -1,5 +1,7 @@
 """Whether operations are simply run."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_legacy_batchedtensor
@@ -20,8 +22,14 @@ def ordinary(*tensors: Tensor) -> bool:
     return not (traced or transformed) and all(type(t) in PLAIN and not is_legacy_batchedtensor(t) for t in tensors)
 
 
-def differentiated(y: Tensor, inputs: tuple[Tensor, ...], gradient: Tensor) -> tuple[Tensor | None, ...]:
+def differentiated(
+    formula: Callable[..., Tensor], inputs: Sequence[Tensor], gradient: Tensor
+) -> tuple[Tensor | None, ...]:
     """The gradients of a formula's inputs, None for those that need none; differentiable where that is asked for."""
-    needed = [tensor for tensor in inputs if tensor.requires_grad]
-    found = iter(torch.autograd.grad(y, needed, gradient, create_graph=torch.is_grad_enabled()))
-    return tuple(next(found) if tensor.requires_grad else None for tensor in inputs)
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # views, because one tensor may come in several places and each place has a gradient of its own
+        own = [tensor.view_as(tensor) for tensor in inputs]
+        y = formula(*own)
+    found = iter(torch.autograd.grad(y, [t for t in own if t.requires_grad], gradient, create_graph=again))
+    return tuple(next(found) if tensor.requires_grad else None for tensor in own)
