@@ -3,9 +3,7 @@
 What was chosen is written into the run folder, in the section `resolved` of its recipe.
 """
 
-import os
 import platform
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +11,8 @@ import torch
 from torch import nn
 
 from undiffuse import kernels
-from undiffuse.adapters import Compiled
+from undiffuse.adapters import Compiled, check_compiler
 from undiffuse.denoiser import Denoiser
-from undiffuse.errors import InputError
 
 
 def default_device() -> torch.device:
@@ -42,15 +39,6 @@ def bf16_pays(device: torch.device) -> bool:
     # the CPU's answers are private in torch; without them float32 is always right
     features = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
     return device.type == "cpu" and any(feature() for feature in features if feature)
-
-
-def check_compiler(device: torch.device) -> None:
-    """Raises: InputError where torch.compile has no C++ compiler for a CPU's code."""
-    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++"]
-    if device.type == "cpu" and platform.system() != "Windows" and not any(map(shutil.which, names)):
-        raise InputError(
-            f"torch.compile needs a C++ compiler, and {' or '.join(names)} was not found: leave compile out"
-        )
 
 
 def chosen(precision: str, compile: bool | None, device: torch.device) -> dict[str, Any]:

@@ -45,7 +45,10 @@ class Data(Section):
         "auto", description="whether the pictures of a folder are kept there; auto: where they fit"
     )
     workers: int | None = Field(
-        None, ge=0, description="processes that decode pictures not kept in memory; by default one a processor, up to 8"
+        None,
+        ge=0,
+        le=64,
+        description="processes that decode pictures not kept in memory; by default one a processor, up to 8",
     )
 
 

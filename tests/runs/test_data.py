@@ -84,14 +84,15 @@ def test_the_program_says_where_the_time_went(call: Call, photos: Path, tmp_path
     assert code == 0, err
     lines = [line for line in err.splitlines() if "of the time was spent waiting for data" in line]
     share = json.loads(out)["data_share"]
-    assert lines == [waiting(share, False)] or abs(float(lines[0].split()[0]) / 100 - share) < 1e-3
+    assert lines == [waiting(share, False, 1)] or abs(float(lines[0].split()[0]) / 100 - share) < 1e-3
     assert "14 samples of 3x8x12 decoded from files" in " ".join(err.split())
 
 
 def test_much_waiting_is_worth_a_hint() -> None:
-    assert waiting(0.0123, False) == "1.2 % of the time was spent waiting for data"
-    assert waiting(0.5, True) == "50.0 % of the time was spent waiting for data"
-    assert "data.workers=..., smaller files" in waiting(0.101, False)
+    assert waiting(0.0123, False, 100) == "1.2 % of the time was spent waiting for data"
+    assert waiting(0.5, True, 100) == "50.0 % of the time was spent waiting for data"
+    assert "data.workers=" in waiting(0.101, False, 100)
+    assert "data.workers=" not in waiting(0.101, False, 10)  # in which the workers start
 
 
 def test_a_file_that_breaks_during_training_is_one_line(

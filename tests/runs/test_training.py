@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from tiny import TINY, tiny, train
@@ -69,6 +70,26 @@ def test_a_run_that_is_older_than_an_option_goes_on(tmp_path: Path) -> None:
     assert "  snapshot_every: null\n" in text
     recipe.write_text(text.replace("  snapshot_every: null\n", ""))
     assert tiny(tmp_path / "run").resumed
+
+
+def test_a_run_of_an_older_version_or_another_machine_goes_on(tmp_path: Path) -> None:
+    """Its folder says nothing of the fast settings; its data came out a little different; an option may be changed."""
+    folder = tmp_path / "run"
+    train(tiny(folder), until=5)
+    held = yaml.safe_load((folder / "recipe.yaml").read_text())
+    for name in ("device", "compile", "kernels", "samples_in_memory"):
+        del held["resolved"][name]
+    del held["training"]["compile"]
+    std = held["resolved"]["data_std"] = round(held["resolved"]["data_std"] * 1.005, 4)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(held, sort_keys=False))
+    again = tiny(folder, "training.compile=false")
+    assert again.resumed and again.pipeline.denoiser.data_std == std
+    train(again)
+    assert again.finished and again.settings["compile"] is False
+    held["resolved"]["data_std"] = 2 * std
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(held, sort_keys=False))
+    with pytest.raises(InputError, match="data_std"):
+        tiny(folder)
 
 
 def test_a_finished_run_trains_no_further(tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """A network compiled for sampling, where few shapes are called many times."""
 
+import os
+import platform
+import shutil
 import time
 from collections.abc import Callable
 from typing import Any
@@ -8,8 +11,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from undiffuse.errors import InputError
+
 MOST_PADDING = 4  # times its own rows that a call may be filled up to, rather than compiled
 MOST_PROGRAMS = 8  # after which torch stops compiling a function (torch._dynamo.config.recompile_limit)
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raises: InputError where torch.compile has no C++ compiler for a CPU's code."""
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++"]
+    if device.type == "cpu" and platform.system() != "Windows" and not any(map(shutil.which, names)):
+        raise InputError(
+            f"torch.compile needs a C++ compiler, and {' or '.join(names)} was not found: leave compile out"
+        )
 
 
 class Compiled(nn.Module):
@@ -26,12 +40,15 @@ class Compiled(nn.Module):
 
     Where gradients are wanted (guidance by gradients) the network itself is called: its activations, which the backward
     pass needs, would stand in memory that the next replay of a graph writes over.
+
+    Raises: InputError where there is no compiler.
     """
 
     def __init__(self, network: nn.Module, mode: str | None = None) -> None:
         super().__init__()
         parameter = next(network.parameters(), None)
         graphs = parameter is not None and parameter.device.type == "cuda"
+        check_compiler(torch.device("cpu") if parameter is None else parameter.device)
         self.network = network
         self.mode = mode or ("reduce-overhead" if graphs else "default")
         self.warmup_seconds = 0.0

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import signal
+import time
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +12,7 @@ import typer
 
 from undiffuse import config, kernels, recipes
 from undiffuse.cli.common import AsJson, app, console, duration, progress_bar
+from undiffuse.data.pictures import processors
 from undiffuse.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from undiffuse.experiment import Experiment
 
 HINTED = 0.1  # share of the time above which waiting is worth doing something about
+HINTED_AFTER = 60  # seconds, in which the workers have started
 
 
 def fast(resolved: dict[str, Any], device: "torch.device") -> str:
@@ -56,12 +59,15 @@ def train(
         typer.echo(json.dumps(summary))
 
 
-def waiting(share: float, in_memory: bool) -> str:
+def waiting(share: float, in_memory: bool, seconds: float) -> str:
     """What share of a session was spent waiting for data, and what to do about much of it."""
     line = f"{100 * share:.1f} % of the time was spent waiting for data"
-    if share <= HINTED or in_memory:
+    if share <= HINTED or in_memory or seconds < HINTED_AFTER:
         return line
-    return f"{line}: data.workers=..., smaller files or, where they fit, data.memory=always make it less"
+    return (
+        f"{line}: smaller files, data.workers={processors()} (one a processor) or, where they fit, data.memory=always "
+        "make it less"
+    )
 
 
 def train_run(recipe: config.Recipe, folder: Path) -> dict[str, Any]:
@@ -92,6 +98,7 @@ def carried_out(experiment: "Experiment | ClassifierExperiment", name: str) -> d
             f"in {experiment.folder}"
         )
     caught: list[int] = []
+    began = time.monotonic()
 
     def stop(number: int, frame: FrameType | None) -> None:
         if caught:  # asked twice: do not wait for the step at hand
@@ -117,7 +124,7 @@ def carried_out(experiment: "Experiment | ClassifierExperiment", name: str) -> d
         for number, handler in before.items():
             signal.signal(number, handler)
     if event:
-        console.print(waiting(run.data_share, in_memory), soft_wrap=True)
+        console.print(waiting(run.data_share, in_memory, time.monotonic() - began), soft_wrap=True)
     if caught:
         console.print(f"stopped and saved at step {state.step:,}: the same command goes on from there")
         raise typer.Exit(128 + caught[0])

@@ -323,7 +323,9 @@ class Pipeline:
         """Compile the network for sampling where it is now (`adapters.Compiled`); returns self.
 
         Samples stay what they are, to float tolerance. The first call of every shape of batch takes longer, and
-        `warmup_seconds` says how long.
+        `warmup_seconds` says how long. For sampling alone: the weights of a compiled network go by other names.
+
+        Raises: InputError where there is no compiler for it.
         """
         if not isinstance(self.denoiser.network, Compiled):
             self.denoiser.network = Compiled(self.denoiser.network)
