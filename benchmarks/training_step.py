@@ -174,7 +174,8 @@ def gradients_beside_diffusers(network: Any, denoiser: Denoiser, batch: int = 16
     return found
 
 
-def beside_diffusers(batch: int) -> tuple[dict[str, Step], dict[str, Any]]:
+def network_of_diffusers() -> tuple[Any, Denoiser, dict[str, Any]]:
+    """Theirs, ours with the same weights, and how far the gradients are apart. Raises: SystemExit beyond rounding."""
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
     torch.manual_seed(0)
@@ -182,15 +183,20 @@ def beside_diffusers(batch: int) -> tuple[dict[str, Step], dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         DDPMPipeline(network, DDPMScheduler(num_train_timesteps=1000, clip_sample=False)).save_pretrained(folder)
         denoiser = ud.load(folder, device="cpu").denoiser
+    found = gradients_beside_diffusers(network, denoiser)
+    if found["float32 difference"] > 1e-4 or found["bfloat16 cosine"] < 0.999:
+        raise SystemExit(f"the gradients are not those of diffusers: {found}")
+    return network, denoiser, found
+
+
+def beside_diffusers(batch: int) -> tuple[dict[str, Step], dict[str, Any]]:
+    network, denoiser, found = network_of_diffusers()
     contenders = {
         "diffusers, float32": of_diffusers(network, "no", batch),
         "diffusers, bf16": of_diffusers(network, "bf16", batch),
         "ours, float32": ours(denoiser, "float32", batch),
         "ours, auto": ours(denoiser, "auto", batch),
     }
-    found = gradients_beside_diffusers(network, denoiser)
-    if found["float32 difference"] > 1e-4 or found["bfloat16 cosine"] < 0.999:
-        raise SystemExit(f"the gradients are not those of diffusers: {found}")
     gflop = forward_gflop(denoiser.network, torch.zeros(1, *SHAPE), torch.zeros(1))
     return contenders, {"parameters": [count(network), count(denoiser)], "forward GFLOP": [gflop, gflop], **found}
 
@@ -298,7 +304,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="of each contender in a round")
     parser.add_argument("--peers", type=lambda text: text.split(","), default=list(PEERS))
     parser.add_argument("--no-save", action="store_true", help="print alone")
+    parser.add_argument(
+        "--check", action="store_true", help="compare gradients with those of diffusers, and time nothing"
+    )
     options = parser.parse_args()
+    if options.check:
+        print(network_of_diffusers()[2])
+        return
     found: dict[str, Any] = {**turns.environment({p for names in PACKAGES.values() for p in names})}
     found |= {"batch": options.batch, "peers": {}}
     rows = []

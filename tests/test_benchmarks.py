@@ -54,3 +54,18 @@ def test_the_gpu_benchmark_runs_anywhere_at_toy_sizes():
     apart = re.findall(r"'samples apart': {'compiled': ([\d.e-]+), 'float32': ([\d.e-]+)}", printed)
     assert len(apart) == 2  # compiled calls round otherwise: about as much as bf16 does
     assert all(float(compiled) <= max(3 * float(wide), 1e-3) for compiled, wide in apart)
+
+
+def test_our_gradients_are_those_of_diffusers():
+    assert "bfloat16 cosine" in run("training_step.py", "--check")  # it stops where they are not
+
+
+def test_sampling_is_measured_and_agrees_with_diffusers():
+    printed = run("sampling.py", "--batch", 2, "--steps", 3, "--rounds", 1, "--no-save")
+    assert len(re.findall(r"^\| (?:DDIM|DPMSolverMultistep)Scheduler \| 2 \| ours", printed, re.M)) >= 2
+
+
+def test_the_time_of_a_step_is_divided():
+    printed = run("profile_step.py", "--batch", 2, "--steps", 1)
+    shares = [float(share) for share in re.findall(r"\| ([\d.]+) % \|$", printed, re.M)]
+    assert 198 < sum(shares) < 202  # of two models
