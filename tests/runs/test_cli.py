@@ -212,16 +212,19 @@ def test_how_samples_were_computed_is_written_beside_them(call: Call, run: Path,
         assert code == 0 and said["device"] == facts["device"] and facts["precision"] == "float32"
         assert (said["warmup_seconds"] > 0) == bool(options) and "warmup_seconds" not in facts
         written.append(facts.pop("compile"))
-    assert written == [False, "default"]
+    assert written == [False, True]
 
 
 @pytest.mark.slow
-def test_compiled_samples_and_evaluations_from_the_command_line(call: Call, own_run: Path, tmp_path: Path) -> None:
+def test_compiled_samples_and_evaluations_from_the_command_line(
+    call: Call, own_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is compiled is the same to rounding (tests/adapters); here it is the same, and takes no minute."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     how = ("sample", own_run, "--n", 7, "--batch-size", 4, "--label", 3, "--steps", 3, "--guidance", 2)
     for name, options in {"plain.npz": [], "compiled.npz": ["--compile"]}.items():
         assert call(*how, "--out", tmp_path / name, *options)[0] == 0
     plain, compiled = (np.load(tmp_path / name)["images"].astype(int) for name in ("plain.npz", "compiled.npz"))
     assert np.abs(plain - compiled).max() <= 1
-    code, out, _ = call("evaluate", own_run, "--n", 20, "--sweep-n", 10, "--compile", "--json")
-    assert code == 0 and json.loads(out)["samples"]["compile"] == "default"
-    torch._dynamo.reset()
+    code, out, _ = call("evaluate", own_run, "--n", 10, "--sweep-n", 4, "--compile", "--json")
+    assert code == 0 and json.loads(out)["samples"]["compile"] is True
