@@ -61,7 +61,7 @@ def test_our_gradients_are_those_of_diffusers():
 
 
 def test_sampling_is_measured_and_agrees_with_diffusers():
-    printed = run("sampling.py", "--batch", 2, "--steps", 3, "--rounds", 1, "--no-save")
+    printed = run("sampling.py", "--batch", 2, "--steps", 10, "--rounds", 1, "--no-save")
     assert len(re.findall(r"^\| (?:DDIM|DPMSolverMultistep)Scheduler \| 2 \| ours", printed, re.M)) >= 2
 
 
