@@ -25,8 +25,8 @@ undiffuse train cifar10 data.path=cifar10.npz network.width=48 network.patch=2 "
 Measured on a GPU: not yet (Frechet distance of `undiffuse evaluate RUN --n 10000 --compile` by minutes of training).
 Measured on two CPU cores (Intel Xeon with AMX), the line above with training.steps=800, on 25,000 of the training
 images: 306 images/s, 2.8 minutes. That is the start only: `evaluate --n 1000` gives a Frechet distance of 21.0 over the
-64 features of a classifier that is right on 69.9 % of the held-out images (real training images have 0.20), and 19 % are
-recognised.
+64 features of a classifier that is right on 69.9 % of the held-out images (real training images have 0.20), and 19 %
+are recognised.
 """
 
 from undiffuse.config import Data, Image, Named, ObjectiveSection, Recipe, Sampling, Training
