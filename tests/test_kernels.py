@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from undiffuse import kernels
-from undiffuse.networks import UNet
+from undiffuse.networks import UNet, attention
 from undiffuse.networks.attention import _by_products, attend
 from undiffuse.networks.normalisation import GroupNorm, _Normalised, normalised
 from undiffuse.networks.ordinary import ordinary
@@ -130,15 +130,25 @@ def test_the_gradients_of_attention(batch, heads, queries, keys, dtype, width):
             assert float((got.double() - want).norm()) < 2 * TOLERANCE[dtype] * float(want.norm().clamp(min=1))
 
 
+def test_heads_in_several_parts_are_the_heads_at_once(monkeypatch):
+    torch.manual_seed(0)
+    q, k, v, slope = (torch.randn(2, 3, n, 32).bfloat16() for n in (6, 9, 9, 6))
+    log_sum = (q.float() @ k.float().mT / 32**0.5).logsumexp(-1)
+    at_once = _by_products(slope, q, k, v, log_sum)
+    monkeypatch.setattr(attention, "SCORES", 4 * 6 * 9)  # four heads, then the two that are left
+    for found, expected in zip(_by_products(slope, q, k, v, log_sum), at_once, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("width", [16, 64])
 def test_large_scores_cost_no_more_than_in_torch(width):
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 2, 40, width).bfloat16().requires_grad_() for _ in range(3))
     slope = torch.randn(2, 2, 40, width).bfloat16()
 
-    def gradients(attention, dtype):
+    def gradients(attending, dtype):
         given = [t.detach().to(dtype).requires_grad_() for t in (6 * q, k, v)]
-        return torch.autograd.grad(attention(*given), given, slope.to(dtype))
+        return torch.autograd.grad(attending(*given), given, slope.to(dtype))
 
     exact = gradients(F.scaled_dot_product_attention, torch.float64)
     ours, theirs = gradients(attend, torch.bfloat16), gradients(F.scaled_dot_product_attention, torch.bfloat16)
