@@ -1,0 +1,22 @@
+"""The pictures of a training: losses over steps, and over noise levels."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from undiffuse.plots.style import plain_ticks
+
+
+def losses(metrics: Sequence[Mapping[str, Any]]) -> Figure:
+    """Training and validation loss over steps, from the lines of metrics.jsonl."""
+    figure = Figure(figsize=(6, 2.8))
+    axis = figure.subplots()
+    for key, how in (("loss", {"linewidth": 1.2}), ("validation_loss", {"marker": "o", "markersize": 3})):
+        points = [(line["step"], line[key]) for line in metrics if key in line]
+        if points:
+            axis.plot(*zip(*points, strict=True), label=key.replace("_", " "), **how)
+    axis.set(xlabel="optimizer step", ylabel="loss", yscale="log")
+    plain_ticks(axis.yaxis)
+    axis.legend()
+    return figure
