@@ -9,6 +9,17 @@ from pathlib import Path
 from undiffuse.errors import InputError
 
 
+def cache_folder() -> Path:
+    """Where things are kept that can be made or fetched again: UNDIFFUSE_CACHE, else undiffuse in the user's cache folder.
+
+    That folder is XDG_CACHE_HOME where it is an absolute path, else ~/.cache.
+    """
+    if chosen := os.environ.get("UNDIFFUSE_CACHE"):
+        return Path(chosen)
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "undiffuse"
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path`; what is written there replaces `path` when the block ends without an error.
