@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -12,6 +13,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 matplotlib.rcParams.update({"font.size": 9, "axes.grid": True, "grid.alpha": 0.25, "axes.spines.top": False})
 matplotlib.rcParams.update({"axes.spines.right": False, "legend.frameon": False, "figure.dpi": 110})
 matplotlib.rcParams["svg.hashsalt"] = "undiffuse"  # the same figure is the same bytes
+
+Picture = Figure | np.ndarray  # what a report shows: a plot, or uint8 pixels (H, W, C)
 
 # Okabe & Ito 2008, told apart by the colour-blind too; each also has a marker and a line of its own
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#8C6D31")

@@ -1,0 +1,7 @@
+"""What a trained run is worth. See docs/evaluation.md."""
+
+from undiffuse.evaluation.base import Evaluation, evaluate, judged
+from undiffuse.evaluation.curves import Say
+from undiffuse.evaluation.judge import Judge, as_tensor
+
+__all__ = ["Evaluation", "Judge", "Say", "as_tensor", "evaluate", "judged"]

@@ -1,0 +1,99 @@
+"""Quality against what sampling can be given more or less of: evaluations, seconds, guidance."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from undiffuse import metrics, plots
+from undiffuse.data import Split
+from undiffuse.evaluation.judge import Judge, as_tensor
+from undiffuse.examples import balanced, centred, conditions_in_turn
+from undiffuse.modalities import image
+from undiffuse.pipeline import Pipeline
+from undiffuse.plots import Picture
+from undiffuse.samplers import DDIM, DDPM, DPMSolverPlusPlus, Sampler
+
+SWEEP: tuple[tuple[str, Sampler, str, tuple[int, ...]], ...] = (
+    ("DDIM", DDIM(), "uniform", (5, 10, 20, 50)),
+    ("DPM-Solver++", DPMSolverPlusPlus(2), "log-snr", (5, 10, 20, 50)),
+    ("DDPM", DDPM(), "uniform", (20, 50, 100)),
+)
+CURVE = (1.0, 1.5, 2.0, 3.0, 5.0)  # guidance scales that are measured
+CURVE_FEWEST = 100  # samples a scale, under which precision and recall say little
+CURVE_NEIGHBOUR = 3
+Say = Callable[[str, float], None]
+
+
+def timed(model: Pipeline, n: int, condition: dict[str, Any], **how: Any) -> tuple[np.ndarray, float]:
+    """n samples from the seeds 0 to n - 1, and the seconds that they took, without a network's compilation."""
+    began, warm = time.monotonic(), model.warmup_seconds
+    images = model.sample(n, seed=0, **condition, **how)
+    return images, time.monotonic() - began - (model.warmup_seconds - warm)
+
+
+def of_guidance(
+    model: Pipeline, split: Split, judge: Judge, n: int, pictures: dict[str, Picture], say: Say
+) -> dict[str, Any]:
+    """What guidance gives and takes: label agreement, precision, recall and Frechet distance for each scale."""
+    if n < CURVE_FEWEST:
+        return {"n": n, "fewest": CURVE_FEWEST, "rows": []}
+    condition = conditions_in_turn(model, split, n)
+    held_out = judge.see(centred(split.held_out, model.shape, balanced(split.held_out, n))).features
+
+    def measured(images: Tensor) -> dict[str, float]:
+        found = metrics.precision_recall(held_out, judge.see(images).features, CURVE_NEIGHBOUR)
+        return {name: round(float(found[name]), 4) for name in ("precision", "recall")}
+
+    rows: list[dict[str, Any]] = []
+    for scale in CURVE:
+        say(f"{n} samples with guidance {scale:g}", 0.55)
+        samples, seconds = timed(model, n, condition, guidance=scale)
+        images = as_tensor(samples)
+        assert judge.classifier is not None
+        agreement = metrics.label_agreement(judge.classifier, images, condition[str(model.label)])
+        rows.append(
+            {
+                "scale": scale,
+                "accuracy": round(agreement["share"], 4),
+                "frechet_distance": round(judge.distance(images), 4),
+                **measured(images),
+                "seconds": round(seconds, 3),
+            }
+        )
+    real = {"frechet_distance": round(float(np.mean(judge.real(n))), 4), **measured(judge.shuffled_train[:n])}
+    pictures["guidance_curve"] = plots.guidance(rows, real, judge.features.name)
+    pictures["guidance_trade"] = plots.trade(rows, real)
+    how = {name: model.sampling[name] for name in ("sampler", "grid", "steps")}
+    return {"n": n, "k": CURVE_NEIGHBOUR, "seeds": f"0-{n - 1}", **how, "training": real, "rows": rows}
+
+
+def of_samplers(
+    model: Pipeline, split: Split, judge: Judge, n: int, pictures: dict[str, Picture], say: Say
+) -> dict[str, Any]:
+    """Quality against evaluations for several samplers, conditional and unguided."""
+    condition = conditions_in_turn(model, split, n)
+    rows: list[dict[str, Any]] = []
+    shown = []
+    total = sum(len(steps) for *_, steps in SWEEP)
+    for name, sampler, grid, counts in SWEEP:
+        for steps in counts:
+            say(f"{n} samples by {name} in {steps} steps", 0.6 + 0.4 * len(rows) / total)
+            images, seconds = timed(model, n, condition, sampler=sampler, grid=grid, steps=steps, guidance=1.0)
+            shown.append(images[:10])
+            rows.append(
+                {
+                    "sampler": name,
+                    "grid": grid,
+                    "evaluations": sampler.evaluations(steps),
+                    "frechet_distance": round(judge.distance(as_tensor(images)), 4),
+                    "seconds": round(seconds, 3),
+                    "n": n,
+                }
+            )
+    baseline = float(np.mean(judge.real(n)))
+    pictures["sweep"] = plots.quality(rows, baseline, judge.features.name)
+    pictures["sweep_samples"] = image.grid(np.concatenate(shown), columns=min(10, n), padding=2)
+    return {"n": n, "guidance": 1.0, "training_to_real": round(baseline, 4), "rows": rows}

@@ -1,0 +1,282 @@
+"""The report of a run: one HTML file with its pictures inside, the same numbers as evaluation.json, and the pictures."""
+
+import html as escaping
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from undiffuse import plots
+from undiffuse.evaluation import Evaluation
+from undiffuse.evaluation.base import HELD_OUT_CONDITIONS
+from undiffuse.files import atomic_folder, write_text
+from undiffuse.plots import Picture
+from undiffuse.report import html
+from undiffuse.report.html import image, note, section, table
+from undiffuse.report.words import protocol, rows_of, three_numbers
+
+PICTURES = "pictures"  # the folder in a run for single pictures
+
+
+def to_html(evaluation: Evaluation) -> str:
+    """The whole report."""
+    numbers, pictures = evaluation.numbers, evaluation.pictures
+    run = numbers["run"]
+    parts = [f"<h1>{escaping.escape(run)}</h1>", note(f"undiffuse {numbers['undiffuse']}")]
+    parts += [html.large(three_numbers(numbers)), note(_through(numbers))]
+    parts += [note(alarm, "alarm") for alarm in numbers.get("alarms", [])]
+    parts += [section("Measured", *_measured(numbers, pictures)), section("What was trained", table(_facts(numbers)))]
+    parts.append(
+        section(
+            "Samples",
+            image(pictures["grid"], "samples"),
+            note(f"{numbers['grid']}, guided as above, seeds 0-99; not chosen."),
+        )
+    )
+    parts += _by_class(numbers)
+    parts += _restored(numbers, pictures)
+    parts += _process(numbers, pictures)
+    parts += _likelihood(numbers, pictures)
+    parts += _curves(numbers, pictures)
+    parts += _pixels(numbers, pictures)
+    return html.page(run, *parts)
+
+
+def write(run: Path, evaluation: Evaluation) -> Path:
+    """Write evaluation.json, report.html and pictures/ into the run folder; returns the report's path.
+
+    Each picture is a PNG; plots are SVGs too.
+    """
+    write_text(run / "evaluation.json", json.dumps(evaluation.numbers, indent=2) + "\n")
+    with atomic_folder(run / PICTURES) as folder:
+        for name, picture in evaluation.pictures.items():
+            (folder / f"{name}.png").write_bytes(html.as_png(picture))
+            if isinstance(picture, Figure):
+                (folder / f"{name}.svg").write_bytes(plots.to_svg(picture))
+    path = run / "report.html"
+    write_text(path, to_html(evaluation))
+    return path
+
+
+def _through(numbers: Mapping[str, Any]) -> str:
+    near = numbers["grid"] == HELD_OUT_CONDITIONS
+    fid = any(row["metric"] == "fid" for row in numbers["measurements"])
+    return (
+        f"Measured through {numbers['measured_through']}, against {numbers['samples']['reference']}. "
+        "Neither the model nor what is trained on its data has seen the held-out images."
+        + ("" if fid else " This is not FID, nor comparable with it.")
+        + (" Samples under the conditions of held-out images are nearer to those than others." if near else "")
+    )
+
+
+def _measured(numbers: Mapping[str, Any], pictures: Mapping[str, Picture]) -> list[str]:
+    head = ("", "value", "95 %", "real training images", "n", "error by", "settings")
+    return [
+        table(rows_of(numbers["measurements"], numbers["real"]), head),
+        note(f"Every row: {protocol(numbers['samples'])}."),
+        image(pictures["measurements"], "each metric with its error bar, and what real images have"),
+        note(
+            "Points: samples, with 95 % intervals. Grey: real training images, as many, measured in the same way (their "
+            "range over the draws). Each metric has an axis of its own."
+        ),
+    ]
+
+
+def _facts(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
+    trained, samples = numbers["trained"], numbers["samples"]
+    return [
+        ("data", f"{trained['data']}: {trained['train_samples']:,} training, {trained['held_out_samples']:,} held out"),
+        ("files skipped as corrupt", str(trained["skipped_files"])),
+        ("training", f"{trained['steps']:,} steps of {trained['batch_size']} samples in {trained['seconds']:.0f} s"),
+        ("model", f"{trained['parameters']:,} parameters, {trained['prediction']} prediction, {trained['precision']}"),
+        ("schedule", trained["schedule"]),
+        ("samples", f"{samples['n']}, {protocol(samples)}: {samples['seconds']} s on {samples['device']}"),
+    ]
+
+
+def _by_class(numbers: Mapping[str, Any]) -> list[str]:
+    rows = numbers.get("by_class", [])
+    if not rows:
+        return []
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    classes = list(dict.fromkeys(row["class"] for row in rows))
+    cells = {(row["class"], row["metric"]): row for row in rows}
+    names = numbers["classes"]
+
+    def cell(row: Mapping[str, Any] | None) -> str:
+        return "-" if row is None else f"{row['value']:.3g}" + (f" ± {row['error']:.1g}" if row["error"] else "")
+
+    lines = [
+        (names[c], *(cell(cells.get((c, m))) for m in metrics), str(max(r["n"] for r in rows if r["class"] == c)))
+        for c in classes
+    ]
+    head = ("class", *(next(r["title"] for r in rows if r["metric"] == m) for m in metrics), "n")
+    return [
+        section(
+            "By class",
+            table(lines, head),
+            note("± one standard error. The samples asked for each class, against the real images of it."),
+        )
+    ]
+
+
+def _restored(numbers: Mapping[str, Any], pictures: Mapping[str, Picture]) -> list[str]:
+    if "reconstruction" not in pictures:
+        return []
+    found = numbers["reconstruction"]
+    rows = [
+        (key.replace("_", " "), *(f"{value[name]['value']:.4g} ± {value[name]['error']:.2g}" for name in value["of"]))
+        for key, value in found.items()
+        if isinstance(value, dict)
+    ]
+    head = next(value["of"] for value in found.values() if isinstance(value, dict))
+    return [
+        section(
+            "Restoring smaller pictures",
+            image(pictures["reconstruction"], "inputs, bicubic, samples, means of samples and the truth"),
+            note(
+                f"Rows: the input, {found['factor']} times smaller; bicubic enlargement; one sample; the mean "
+                f"of {found['draws']} samples; the truth. Held-out pictures; not chosen."
+            ),
+            table(rows, ("", *head)),
+            note("± one standard error over pictures."),
+        )
+    ]
+
+
+def _process(numbers: Mapping[str, Any], pictures: Mapping[str, Picture]) -> list[str]:
+    parts = [
+        section("The schedule", image(pictures["schedule"], "beta, alpha, sigma and log-SNR over time")),
+        section(
+            "The forward process",
+            image(pictures["forward"], "one real image with more and more noise"),
+            note(
+                f"A held-out image at t = {', '.join(map(str, numbers['forward_times']))}; scaled to constant variance."
+            ),
+        ),
+        section("Training and validation loss", image(pictures["losses"], "losses over steps")),
+    ]
+    if "levels" in pictures:
+        parts.append(
+            section(
+                "Loss per noise level",
+                image(pictures["levels"], "training and validation loss over log-SNR"),
+                note(numbers["levels"]["note"]),
+            )
+        )
+    parts.append(
+        section(
+            "The reverse process",
+            image(pictures["trajectory"], "samples from noise to data"),
+            note(f"Four samples at t = {', '.join(map(str, numbers['trajectory_times']))}."),
+        )
+    )
+    return parts
+
+
+def _likelihood(numbers: Mapping[str, Any], pictures: Mapping[str, Picture]) -> list[str]:
+    if "likelihood" not in numbers:
+        return []
+    found = numbers["likelihood"]
+    parts = [table(found["rows"], ("", "bits per dimension", "standard error", "n", "how"))]
+    parts += [note(text) for text in found["notes"]]
+    if "likelihoods" in pictures:
+        parts.append(image(pictures["likelihoods"], "bits per dimension of single samples"))
+    if "extremes" in pictures:
+        parts += [image(pictures["extremes"], "the most and the least likely pictures"), note(found["extremes"])]
+    if "rate_distortion" in pictures:
+        parts.append(image(pictures["rate_distortion"], "rate, distortion and bits per noise level"))
+    return [section("Likelihood", *parts)]
+
+
+def _curves(numbers: Mapping[str, Any], pictures: Mapping[str, Picture]) -> list[str]:
+    parts = []
+    if "sweep" in numbers:
+        sweep = numbers["sweep"]
+        cells = [
+            (r["sampler"], r["grid"], str(r["evaluations"]), f"{r['frechet_distance']:.3f}", f"{r['seconds']:.2f}")
+            for r in sweep["rows"]
+        ]
+        parts.append(
+            section(
+                "Quality against evaluations",
+                image(pictures["sweep"], "Frechet distance against evaluations and seconds"),
+                table(cells, ("sampler", "grid", "evaluations", "Frechet distance", "seconds")),
+                note(
+                    f"{sweep['n']} samples a row, conditional, guidance {sweep['guidance']}; {sweep['n']} real training "
+                    f"images are at {sweep['training_to_real']:.3f}. "
+                    "So few samples bias a distance upwards: compare within the table."
+                ),
+                image(pictures["sweep_samples"], "samples of each row of the table"),
+                note("Ten samples of each row, in the table's order, from the same seeds."),
+            )
+        )
+    full = numbers["full_ddpm"]
+    parts.append(
+        section(
+            f"{full['n']} pictures by {full['steps']}-step DDPM",
+            image(pictures["full_ddpm"], "samples by full ancestral sampling"),
+            note(f"{full['seconds']:.1f} s for {full['n']} samples, guidance {full['guidance']}."),
+        )
+    )
+    if "guidance" in pictures:
+        scales = ", ".join(f"{scale:g}" for scale in numbers["guidance_shown"])
+        parts.append(
+            section(
+                "Guidance",
+                image(pictures["guidance"], "the same seeds under four guidance scales"),
+                note(f"Rows: scale {scales} (0 = unconditional, 1 = conditional); the same seeds and classes in each."),
+            )
+        )
+    if "guidance" in numbers:
+        parts.append(section("What guidance gives and takes", *_guidance(numbers["guidance"], pictures)))
+    return parts
+
+
+def _guidance(curve: Mapping[str, Any], pictures: Mapping[str, Picture]) -> list[str]:
+    """The measured curve, or why there is none."""
+    if not curve["rows"]:
+        return [note(f"Not measured: it takes {curve['fewest']} samples a scale, and there was room for {curve['n']}.")]
+    real, measured = curve["training"], ("accuracy", "precision", "recall", "frechet_distance")
+    rows = [
+        (f"{row['scale']:g}", *(f"{row[name]:.3f}" for name in measured), f"{row['seconds']:.2f}")
+        for row in curve["rows"]
+    ]
+    rows.append(("real training images", "", *(f"{real[name]:.3f}" for name in measured[1:]), ""))
+    return [
+        image(pictures["guidance_curve"], "accuracy, precision, recall and Frechet distance against guidance"),
+        image(pictures["guidance_trade"], "precision against recall, a point for each guidance scale"),
+        table(rows, ("scale", "accuracy", "precision", "recall", "Frechet distance", "seconds")),
+        note(
+            f"{curve['n']} samples a row, seeds {curve['seeds']}, by {curve['sampler']} in {curve['steps']} steps on "
+            f"the grid {curve['grid']}. Accuracy: the share recognised as the class asked for. Precision: samples "
+            f"within reach of a held-out image; recall: held-out images within reach of a sample (reach: the "
+            f"neighbour number {curve['k']}; {curve['n']} held-out images, the same features as the distance)."
+        ),
+    ]
+
+
+def _pixels(numbers: Mapping[str, Any], pictures: Mapping[str, Picture]) -> list[str]:
+    nearest, n = numbers["neighbours"], numbers["spectra"]["n"]
+    sizes = ", ".join(f"{count:,} {name}" for name, count in n.items())
+    return [
+        section(
+            "Nearest training images",
+            image(pictures["neighbours"], "samples above their nearest training images"),
+            note(
+                f"Top: {nearest['n']} samples. Below each: its three nearest of {nearest['train_n']:,} training images. "
+                f"Nearest {nearest['distance']}: {', '.join(map(str, nearest['nearest']))}."
+            ),
+        ),
+        section(
+            "Spectra and values",
+            image(pictures["spectra"], "radial power of samples and held-out images"),
+            image(pictures["histograms"], "histograms of pixel values"),
+            note(
+                f"{sizes}. Too little power at the right is blur; too much is noise. Values that data have and samples "
+                "have not (an exact black, say) are seen in the histogram."
+            ),
+        ),
+    ]

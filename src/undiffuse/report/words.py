@@ -1,0 +1,73 @@
+"""Numbers in words, for the terminal and for reports alike."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+SHOWN_SETTINGS = {"features", "key", "inception"}  # what is said once, elsewhere
+
+
+def protocol(samples: Mapping[str, Any]) -> str:
+    """How samples were made and what they were measured against."""
+    return (
+        f"{samples['sampler']} in {samples['steps']} steps on the grid {samples['grid']} ({samples['evaluations']} "
+        f"evaluations a sample), guidance {samples['guidance']:g}, seeds {samples['seeds']}; against "
+        f"{samples['reference']}; undiffuse {samples['undiffuse']}"
+    )
+
+
+def value_of(row: Mapping[str, Any]) -> str:
+    """A value with its standard error."""
+    return f"{row['value']:.4g}" + ("" if row["error"] is None else f" ± {row['error']:.2g}")
+
+
+def rows_of(measurements: Sequence[Mapping[str, Any]], real: Mapping[str, Sequence[float]]) -> list[tuple[str, ...]]:
+    """A line a measurement: its name, value and error, 95 % interval, that of real images, n, how, and settings."""
+    lines = []
+    for row in measurements:
+        low_high = "" if row["interval"] is None else f"{row['interval'][0]:.4g} to {row['interval'][1]:.4g}"
+        draws = real.get(row["metric"], [])
+        beside = "" if not draws else f"{sum(draws) / len(draws):.4g}"
+        beside += f" ({min(draws):.4g} to {max(draws):.4g})" if len(draws) > 1 else ""
+        n = f"{row['n']:,}" + ("" if row["reference_n"] is None else f" / {row['reference_n']:,}")
+        settings = ", ".join(f"{name} {value}" for name, value in row["settings"].items() if name not in SHOWN_SETTINGS)
+        lines.append((row["label"], value_of(row), low_high, beside, n, row["error_by"], settings))
+    return lines
+
+
+def three_numbers(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The three that matter, as (value, what it is)."""
+    found = {row["metric"]: row for row in numbers["measurements"]}
+    shown = []
+    if frechet := found.get("fid") or found.get("frechet-distance"):
+        draws = numbers["real"][frechet["metric"]]
+        real = sum(draws) / len(draws)
+        shown.append(
+            (
+                f"{frechet['value'] / real:.2f}x" if real > 0 else f"{frechet['value']:.3g}",
+                f"{frechet['label']} to real images, samples {value_of(frechet)} against real training images "
+                f"{real:.3g}, {min(draws):.3g} to {max(draws):.3g} over {len(draws)} draws (n = {frechet['n']} each)",
+            )
+        )
+    if copying := found.get("memorisation"):
+        shown.append(
+            (
+                f"{copying['value']:.2f}x",
+                f"distance to the nearest training image, samples against held-out images (medians, n = "
+                f"{copying['n']} and {copying['reference_n']}; well under 1 would mean copying)",
+            )
+        )
+    if "reconstruction" in numbers:
+        one, bicubic = (numbers["reconstruction"][name]["psnr"] for name in ("sample", "bicubic"))
+        what = (
+            f"PSNR of one sample against the truth ({one['error']:.2f} standard error, n = {one['n']}); bicubic "
+            f"enlargement has {bicubic['value']:.2f} dB"
+        )
+        return [(f"{one['value']:.2f} dB", what), *shown]
+    if agreement := found.get("label-agreement"):
+        low, high = agreement["interval"]
+        what = (
+            f"of {agreement['n']} samples are recognised as the class asked for "
+            f"(95 % interval {100 * low:.1f} to {100 * high:.1f} %)"
+        )
+        return [(f"{100 * agreement['value']:.1f} %", what), *shown]
+    return [*shown, (f"{numbers['samples']['seconds']:.1f} s", f"for {numbers['samples']['n']} samples")]
