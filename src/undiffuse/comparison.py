@@ -134,7 +134,7 @@ def compare(
         "undiffuse": undiffuse.__version__,
         "n": n,
         "guidance": model.scale(guidance, bool(given)),
-        "frechet_distance_over": judge.features_name,
+        "frechet_distance_over": judge.features.name,
         "measured_through": judge.through,
         "training_to_held_out": round(float(np.mean(judge.real(equal))), 4),
         "reference_steps": REFERENCE_STEPS,

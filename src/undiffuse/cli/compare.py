@@ -1,4 +1,4 @@
-"""undiffuse compare: samplers of one run side by side."""
+"""undiffuse compare: runs side by side, or samplers of one run."""
 
 import json
 from pathlib import Path
@@ -8,33 +8,78 @@ import typer
 from rich.table import Table
 
 import undiffuse
-from undiffuse.cli.common import AsJson, GuidanceScale, Overwrite, RunFolder, app, console, parse_integers, shares
+from undiffuse.cli.common import AsJson, GuidanceScale, Overwrite, app, console, parse_integers, shares
 from undiffuse.errors import InputError
 from undiffuse.files import atomic_path, write_text
 from undiffuse.modalities import image
 from undiffuse.samplers.names import split_names
 
+STEPS, SAMPLES = "5,10,20,50", 200
+
 
 @app.command()
 def compare(
-    run: RunFolder,
-    samplers: Annotated[str, typer.Option(help="Names with commas between them, each with @GRID where wanted.")],
-    steps: Annotated[str, typer.Option(help="Numbers of steps, with commas between them.")] = "5,10,20,50",
-    n: Annotated[int, typer.Option("--n", help="Samples for each sampler and number of steps.")] = 200,
+    runs: Annotated[list[Path], typer.Argument(help="Evaluated run folders; with --samplers, one run.")],
+    samplers: Annotated[
+        str | None, typer.Option(help="Samplers of one run: names with commas between, each with @GRID where wanted.")
+    ] = None,
+    steps: Annotated[str | None, typer.Option(help=f"Numbers of steps of the samplers; by default {STEPS}.")] = None,
+    n: Annotated[
+        int | None, typer.Option("--n", help=f"Samples for each sampler and number of steps; by default {SAMPLES}.")
+    ] = None,
     guidance: GuidanceScale = None,
-    out: Annotated[str | None, typer.Option(help="A PNG; by default compare.png in the run folder.")] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(help="A folder; by default compared. With --samplers a PNG; by default compare.png in the run."),
+    ] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare samplers on a trained run: error and Frechet distance against network calls, and against seconds.
+    """Compare evaluated runs, metric by metric with error bars; or, with --samplers, samplers of one run.
 
-    Writes a picture, and the numbers beside it as .json. Those in the run folder are written anew.
+    Of runs it writes comparison.html, comparison.json and pictures, from their evaluation.json. Of samplers, error and
+    Frechet distance against network calls, and against seconds: a picture, and the numbers beside it as .json.
 
-    Example: undiffuse compare runs/mnist --samplers "dpm++,DPM++ 2M Karras,adams@angle" --steps 5,10,20
+    Example: undiffuse compare runs/mnist runs/mnist-edm
     """
+    if samplers is None:
+        if steps is not None or n is not None or guidance is not None:
+            raise InputError("--steps, --n and --guidance are of --samplers: runs are compared as they were evaluated")
+        _runs(runs, Path(out or "compared"), overwrite or out is None, as_json)
+        return
+    if len(runs) != 1:
+        raise InputError(f"--samplers compares samplers of one run, not of {len(runs)}")
+    _samplers(runs[0], samplers, steps or STEPS, SAMPLES if n is None else n, guidance, out, overwrite, as_json)
+
+
+def _runs(runs: list[Path], out: Path, overwrite: bool, as_json: bool) -> None:
+    from undiffuse.report import protocol
+    from undiffuse.report import runs as report
+
+    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / "comparison.json").is_file())):
+        raise InputError(f"{out} holds other things than a comparison and is not replaced: choose another name")
+    if out.exists() and any(out.iterdir()) and not overwrite:
+        raise InputError(f"{out} exists already: choose another name, or allow overwriting")
+    compared = report.compare(runs)
+    path = compared.write(out)
+    if as_json:
+        typer.echo(json.dumps({**compared.numbers, "out": str(path)}))
+        return
+    table = Table("", *compared.names, "real", "n")
+    for row in compared.lines():
+        table.add_row(*row)
+    console.print(table)
+    for name, facts in compared.numbers["runs"].items():
+        console.print(f"{name}: {protocol(facts['samples'])}", soft_wrap=True)
+    console.print(path, soft_wrap=True)
+
+
+def _samplers(
+    run: Path, names: str, steps: str, n: int, guidance: float | None, out: str | None, overwrite: bool, as_json: bool
+) -> None:
     path = Path(out) if out is not None else run / "compare.png"
     if path.suffix != ".png":
-        raise InputError(f"a comparison is drawn as .png, not {path}")
+        raise InputError(f"a comparison of samplers is drawn as .png, not {path}")
     beside = path.with_suffix(".json")
     image.check_output(path, overwrite or out is None)
     if out is not None and beside.exists() and not overwrite:
@@ -42,7 +87,7 @@ def compare(
     counts = parse_integers("--steps", steps, least=1)
     from undiffuse import comparison, plots
 
-    contenders = [comparison.Contender(name, count) for name in split_names(samplers) for count in counts]
+    contenders = [comparison.Contender(name, count) for name in split_names(names) for count in counts]
     comparison.check(undiffuse.load(run), contenders, guidance, n)
     with shares("comparing") as say:
         found = comparison.compare(run, contenders, n, guidance, say)

@@ -1,7 +1,7 @@
 """What a trained run is worth: numbers with their errors and how they were measured, and the pictures of the report."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,14 @@ import numpy as np
 from torch import Tensor
 
 import undiffuse
-from undiffuse import acceleration, metrics, pipeline, plots, reconstruction
+from undiffuse import acceleration, pipeline, plots, reconstruction
 from undiffuse.codecs import Pixels
 from undiffuse.config import Recipe
 from undiffuse.data import Split
 from undiffuse.errors import InputError
 from undiffuse.evaluation import curves, likely, measured, shown
 from undiffuse.evaluation.curves import CURVE, SWEEP, Say, timed
-from undiffuse.evaluation.judge import EMBEDDED, REFERENCE, Judge, as_tensor
+from undiffuse.evaluation.judge import REFERENCE, Judge, as_tensor
 from undiffuse.examples import conditions_in_turn
 from undiffuse.experiment import load_experiment_data, parameters
 from undiffuse.modalities import image
@@ -117,7 +117,9 @@ def evaluate(
     if n < 2:
         raise InputError(f"an evaluation needs at least 2 samples, not {n}")
     names = measured.checked(names)
-    subject = _subject(run, n, say, sampler, steps, grid, guidance, compile, measured.features(names, features), moments)
+    subject = _subject(
+        run, n, say, sampler, steps, grid, guidance, compile, measured.features(names, features), moments
+    )
     model, split, judge = subject.model, subject.split, subject.judge
     evaluation = Evaluation(_facts(subject))
     numbers, pictures = evaluation.numbers, evaluation.pictures

@@ -3,7 +3,8 @@
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from matplotlib.figure import Figure
 from PIL import Image
@@ -32,6 +33,14 @@ def as_png(picture: Picture) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def save(folder: Path, pictures: Mapping[str, Picture]) -> None:
+    """Write each picture by its name into a folder, as PNG; plots as SVG too."""
+    for name, picture in pictures.items():
+        (folder / f"{name}.png").write_bytes(as_png(picture))
+        if isinstance(picture, Figure):
+            (folder / f"{name}.svg").write_bytes(plots.to_svg(picture))
 
 
 def image(picture: Picture, alt: str) -> str:

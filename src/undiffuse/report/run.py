@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file with its pictures inside, the same numbers as evaluation.json, and the pictures."""
+"""The report of a run: one HTML file with its pictures inside, the same numbers as JSON, and every picture."""
 
 import html as escaping
 import json
@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
-from undiffuse import plots
 from undiffuse.evaluation import Evaluation
 from undiffuse.evaluation.base import HELD_OUT_CONDITIONS
 from undiffuse.files import atomic_folder, write_text
@@ -51,10 +48,7 @@ def write(run: Path, evaluation: Evaluation) -> Path:
     """
     write_text(run / "evaluation.json", json.dumps(evaluation.numbers, indent=2) + "\n")
     with atomic_folder(run / PICTURES) as folder:
-        for name, picture in evaluation.pictures.items():
-            (folder / f"{name}.png").write_bytes(html.as_png(picture))
-            if isinstance(picture, Figure):
-                (folder / f"{name}.svg").write_bytes(plots.to_svg(picture))
+        html.save(folder, evaluation.pictures)
     path = run / "report.html"
     write_text(path, to_html(evaluation))
     return path
@@ -78,8 +72,8 @@ def _measured(numbers: Mapping[str, Any], pictures: Mapping[str, Picture]) -> li
         note(f"Every row: {protocol(numbers['samples'])}."),
         image(pictures["measurements"], "each metric with its error bar, and what real images have"),
         note(
-            "Points: samples, with 95 % intervals. Grey: real training images, as many, measured in the same way (their "
-            "range over the draws). Each metric has an axis of its own."
+            "Points: samples, with 95 % intervals. Grey: real training images, as many, measured in the same way (the "
+            "range of their draws). Each metric has an axis of its own."
         ),
     ]
 
@@ -205,8 +199,8 @@ def _curves(numbers: Mapping[str, Any], pictures: Mapping[str, Picture]) -> list
                 image(pictures["sweep"], "Frechet distance against evaluations and seconds"),
                 table(cells, ("sampler", "grid", "evaluations", "Frechet distance", "seconds")),
                 note(
-                    f"{sweep['n']} samples a row, conditional, guidance {sweep['guidance']}; {sweep['n']} real training "
-                    f"images are at {sweep['training_to_real']:.3f}. "
+                    f"{sweep['n']} samples a row, conditional, guidance {sweep['guidance']}; {sweep['n']} real "
+                    f"training images are at {sweep['training_to_real']:.3f}. "
                     "So few samples bias a distance upwards: compare within the table."
                 ),
                 image(pictures["sweep_samples"], "samples of each row of the table"),
@@ -266,8 +260,8 @@ def _pixels(numbers: Mapping[str, Any], pictures: Mapping[str, Picture]) -> list
             "Nearest training images",
             image(pictures["neighbours"], "samples above their nearest training images"),
             note(
-                f"Top: {nearest['n']} samples. Below each: its three nearest of {nearest['train_n']:,} training images. "
-                f"Nearest {nearest['distance']}: {', '.join(map(str, nearest['nearest']))}."
+                f"Top: {nearest['n']} samples. Below each: its three nearest of {nearest['train_n']:,} training "
+                f"images. Nearest {nearest['distance']}: {', '.join(map(str, nearest['nearest']))}."
             ),
         ),
         section(
