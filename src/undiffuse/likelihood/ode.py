@@ -1,6 +1,5 @@
 """The likelihood by the probability-flow ODE: a walk up to the prior that sums the divergence on its way."""
 
-import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +9,11 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from undiffuse.denoiser import BaseDenoiser, Denoiser, Drop, Encoded, Estimate, Given, Sample, Wrapper
+from undiffuse.denoiser import BaseDenoiser, Drop, Encoded, Estimate, Given, Sample, Wrapper
 from undiffuse.errors import InputError
 from undiffuse.guidance import Guidance
 from undiffuse.likelihood.divergence import draw_probes, estimated_divergence, exact_divergence
+from undiffuse.likelihood.settled import settled
 from undiffuse.noise import NoiseSource
 from undiffuse.prediction import v_of
 from undiffuse.samplers import Adaptive, Sampler, walk
@@ -90,25 +90,6 @@ class Augmented(Wrapper):
         return {}
 
 
-@contextlib.contextmanager
-def settled(denoiser: BaseDenoiser) -> Iterator[None]:
-    """The denoiser without dropout, and with networks in the precision of their weights, as long as the block runs."""
-    modules = list(denoiser.modules())
-    training = [module for module in modules if module.training]
-    reduced = [(module, module.precision) for module in modules if isinstance(module, Denoiser) and module.precision]
-    try:
-        for module in training:
-            module.training = False
-        for module, _ in reduced:
-            module.precision = None
-        yield
-    finally:
-        for module in training:
-            module.training = True
-        for module, precision in reduced:
-            module.precision = precision
-
-
 def check_followed(denoiser: BaseDenoiser, sampler: Sampler) -> None:
     """Raises: InputError where no gradient passes, or none can be taken, and for a sampler that draws noise."""
     for module in denoiser.modules():
@@ -118,6 +99,26 @@ def check_followed(denoiser: BaseDenoiser, sampler: Sampler) -> None:
         raise InputError("a likelihood takes gradients: it runs under torch.no_grad, not under torch.inference_mode")
     if sampler.stochastic:
         raise InputError(f"{sampler!r} draws noise: a likelihood is integrated by a deterministic sampler")
+
+
+@torch.no_grad()
+def levels_up(denoiser: BaseDenoiser, steps: int | None = None) -> Float64[Tensor, " points"]:
+    """Times rising from t_min to t_max, between which the angle phi grows by one factor: by default about 2.
+
+    The divergence goes with 1 / phi, so a step of a solver over phi must be short where phi is small, and an adaptive
+    one that begins at a far level may not notice.
+
+    Raises: InputError for fewer than 1 step.
+    """
+    if steps is not None and steps < 1:
+        raise InputError(f"a likelihood needs 1 step or more, not {steps}")
+    ends = torch.tensor([denoiser.t_min, denoiser.t_max], dtype=torch.float64)
+    first, last = torch.atan2(denoiser.schedule.sigma(ends), denoiser.schedule.alpha(ends)).log().tolist()
+    count = math.ceil((last - first) / math.log(2)) if steps is None else steps
+    angles = torch.linspace(first, last, count + 1, dtype=torch.float64).exp()
+    times = denoiser.schedule.time(-2 * torch.log(torch.tan(angles)))
+    times[0], times[-1] = ends
+    return times
 
 
 @torch.no_grad()
@@ -141,8 +142,8 @@ def log_prob(
     estimate of the divergence, and the prior, whose mismatch is small where alpha^2 at t_max is.
 
     seeds: one per sample, of its probes; by default 0 to B - 1. sampler: any that draws no noise; by default `Adaptive`
-    with tolerances of 1e-4 and steps of each sample's own. times: rising from t_min to t_max, for samplers of fixed
-    steps. exact: whether the divergence is, by D gradients an evaluation; by default up to 64 dimensions. probes: of
+    with tolerances of 1e-4 and steps of each sample's own. times: rising from t_min to t_max; by default `levels_up`.
+    exact: whether the divergence is, by D gradients an evaluation; by default up to 64 dimensions. probes: of
     Hutchinson's estimate else, a gradient each; from 2 on its error is known.
 
     Networks run in eval mode and without autocast, whatever they are set to.
@@ -167,14 +168,15 @@ def log_prob(
         given = Given(denoiser, denoiser.encode(condition or {}))
         start = torch.zeros(batch, dimensions + (1 if exact else probes), dtype=torch.float64, device=x0.device)
         start[:, :dimensions] = alpha[0] * x0.flatten(1)
-        way = walk(Augmented(given, x0, drawn), sampler, start, ends if times is None else times)
+        way = walk(Augmented(given, x0, drawn), sampler, start, levels_up(denoiser) if times is None else times)
         end, evaluations = _walked(way, start)
     end = end.cpu()
     counts = end[:, dimensions:] * math.sqrt(dimensions) / scale[1]
     volume = dimensions * (math.log(alpha[0]) + math.log(scale[1]) - math.log(scale[0]))
     log_std = torch.tensor(math.log(denoiser.prior_std()), dtype=torch.float64)
     prior = gaussian_log_prob(end[:, :dimensions], torch.zeros((), dtype=torch.float64), log_std).sum(1)
-    error = torch.zeros_like(prior) if exact else counts.std(1) / math.sqrt(probes)
+    spread = torch.zeros_like(prior) if exact else torch.full_like(prior, math.nan)
+    error = counts.std(1) / math.sqrt(probes) if counts.shape[1] > 1 else spread
     return LogProb(
         prior, counts.mean(1) + volume, error, evaluations, 0 if exact else probes, dimensions, denoiser.t_min
     )
