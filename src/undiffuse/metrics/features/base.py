@@ -36,9 +36,7 @@ class Features(ABC):
     is_inception: bool = False
 
     @abstractmethod
-    def embed(
-        self, images: Images
-    ) -> tuple[Float[Tensor, "images features"], Float[Tensor, "images classes"] | None]:
+    def embed(self, images: Images) -> tuple[Float[Tensor, "images features"], Float[Tensor, "images classes"] | None]:
         """Features, and scores (logits) or None, of one batch that is on the network's device."""
 
     def __call__(self, images: Images) -> Found:
@@ -61,7 +59,9 @@ class Features(ABC):
         rows = sum(len(batch) for batch in batches if batch.ndim == 2)
         if rows != len(images) or not all(batch.is_floating_point() for batch in batches):
             shapes = ", ".join(str(tuple(batch.shape)) for batch in batches[:2])
-            raise InputError(f"{self.name}: {what} must be numbers (N, d), a row a picture, not {shapes} of {len(images)}")
+            raise InputError(
+                f"{self.name}: {what} must be numbers (N, d), a row a picture, not {shapes} of {len(images)}"
+            )
         # The clone leaves inference mode behind, so that callers may differentiate through what they compute from it.
         whole = torch.cat(batches).to(images.device, torch.float32).clone()
         if not whole.isfinite().all():
