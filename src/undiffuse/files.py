@@ -10,9 +10,9 @@ from undiffuse.errors import InputError
 
 
 def cache_folder() -> Path:
-    """Where things are kept that can be made or fetched again: UNDIFFUSE_CACHE, else undiffuse in the user's cache folder.
+    """Where things are kept that can be made or fetched again: UNDIFFUSE_CACHE, or a folder of the user's cache.
 
-    That folder is XDG_CACHE_HOME where it is an absolute path, else ~/.cache.
+    The latter is undiffuse in XDG_CACHE_HOME, where that is an absolute path, or else in ~/.cache.
     """
     if chosen := os.environ.get("UNDIFFUSE_CACHE"):
         return Path(chosen)

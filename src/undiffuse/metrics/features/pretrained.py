@@ -5,6 +5,7 @@ import os
 import shutil
 import urllib.request
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -35,7 +36,7 @@ class Published:
         if found is None:
             if path:
                 raise InputError(f"{path} does not exist: it should be {self.name} from {self.address}")
-            found = self._download(places[-1])
+            return self._download(places[-1])
         self._check(found)
         return found
 
@@ -49,17 +50,17 @@ class Published:
         return weights
 
     def _download(self, place: Path) -> Path:
-        try:
-            with urllib.request.urlopen(self.address, timeout=SECONDS) as answer, atomic_path(place) as temporary:
-                with temporary.open("wb") as file:
+        with atomic_path(place) as temporary:
+            try:
+                with urllib.request.urlopen(self.address, timeout=SECONDS) as answer, temporary.open("wb") as file:
                     shutil.copyfileobj(answer, file)
-                self._check(temporary)
-        except OSError as error:  # URLError is one
-            reason = getattr(error, "reason", None) or error
-            raise InputError(
-                f"the weights {self.name} are not on this machine and cannot be downloaded ({reason}): put the file "
-                f"from {self.address} into {place.parent}, or name its folder in UNDIFFUSE_WEIGHTS"
-            ) from error
+            except (OSError, HTTPException) as error:
+                raise InputError(
+                    f"the weights {self.name} are not on this machine and cannot be downloaded "
+                    f"({getattr(error, 'reason', error)}): put the file from {self.address} into {place.parent}, or "
+                    "name its folder in UNDIFFUSE_WEIGHTS"
+                ) from error
+            self._check(temporary)
         return place
 
     def _check(self, file: Path) -> None:
@@ -67,8 +68,8 @@ class Published:
             found = hashlib.file_digest(content, "sha256").hexdigest()
         if found != self.sha256:
             raise InputError(
-                f"{file} is not {self.name}: its SHA-256 begins with {found[:8]}, not {self.sha256[:8]}; delete it, or "
-                f"put the file from {self.address} there"
+                f"{file} is not {self.name}: its SHA-256 begins with {found[:8]}, not {self.sha256[:8]}; put the file "
+                f"from {self.address} there"
             )
 
 
