@@ -129,8 +129,8 @@ def test_plots_are_drawn(call: Call, run: Path, tmp_path: Path, what: str) -> No
 
 
 def test_evaluate_writes_the_report(call: Call, run: Path, monkeypatch) -> None:
-    monkeypatch.setattr(evaluation, "FULL_STEPS", 3)
-    monkeypatch.setattr(evaluation, "SWEEP", evaluation.SWEEP[1:2])
+    monkeypatch.setattr(base, "FULL_STEPS", 3)
+    monkeypatch.setattr(curves, "SWEEP", curves.SWEEP[1:2])
     code, out, err = call("evaluate", run, "--n", 20, "--sweep-n", 8, "--guidance", 2, "--json")
     assert code == 0, err
     assert json.loads(out)["samples"]["guidance"] == 2

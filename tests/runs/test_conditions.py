@@ -144,8 +144,8 @@ def test_conditions_of_held_out_samples_belong_together(mixed: Path, data: Path)
 
 @pytest.mark.slow
 def test_a_run_of_mixed_conditions_is_evaluated(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "FULL_STEPS", 4)
-    monkeypatch.setattr(evaluation, "SWEEP", evaluation.SWEEP[:1])
+    monkeypatch.setattr(base, "FULL_STEPS", 4)
+    monkeypatch.setattr(curves, "SWEEP", curves.SWEEP[:1])
     numbers = evaluation.evaluate(mixed, n=20, sweep_n=10).numbers
     assert numbers["label_agreement"]["n"] == 20
 
@@ -160,8 +160,8 @@ def test_super_resolution_is_shown_a_smaller_copy_of_the_sample(tmp_path: Path, 
         samples[:, :, ::2, ::2] + samples[:, :, 1::2, ::2] + samples[:, :, ::2, 1::2] + samples[:, :, 1::2, 1::2]
     ) / 4
     assert (conditions["low"].float() / 127.5 - 1 - smaller).abs().max() < 1 / 127
-    monkeypatch.setattr(evaluation, "FULL_STEPS", 4)
-    monkeypatch.setattr(evaluation, "SWEEP", evaluation.SWEEP[:1])
+    monkeypatch.setattr(base, "FULL_STEPS", 4)
+    monkeypatch.setattr(curves, "SWEEP", curves.SWEEP[:1])
     result = evaluation.evaluate(tmp_path / "run", n=6, sweep_n=4)
     found = result.numbers["reconstruction"]
     assert found["factor"] == 2 and found["sample"]["n"] == 6 and found["bicubic"]["db"] > found["sample"]["db"]
@@ -330,8 +330,8 @@ def test_a_condition_that_is_not_optional_is_never_dropped(tmp_path: Path, data:
 def test_a_label_that_is_not_optional_is_evaluated(tmp_path: Path, data: Path, monkeypatch) -> None:
     label = "condition={digit: {name: label, optional: false}}"
     train(experiment(tmp_path / "run", data, label, "sampling.guidance=1"))
-    monkeypatch.setattr(evaluation, "FULL_STEPS", 4)
-    monkeypatch.setattr(evaluation, "SWEEP", evaluation.SWEEP[:1])
+    monkeypatch.setattr(base, "FULL_STEPS", 4)
+    monkeypatch.setattr(curves, "SWEEP", curves.SWEEP[:1])
     result = evaluation.evaluate(tmp_path / "run", n=10, sweep_n=10)
     assert "label_agreement" in result.numbers and "guidance" not in result.pictures
 

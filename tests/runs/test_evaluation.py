@@ -28,13 +28,11 @@ def remembered(*arguments: Any) -> evaluation.Judge:
 @pytest.fixture(scope="module")
 def result(run: Path) -> evaluation.Evaluation:
     patch = pytest.MonkeyPatch()
-    patch.setattr(evaluation, "FULL_STEPS", 12)
-    patch.setattr(
-        evaluation, "SWEEP", tuple((name, sampler, grid, (2, 3)) for name, sampler, grid, _ in evaluation.SWEEP)
-    )
-    patch.setattr(evaluation, "Judge", remembered)
-    patch.setattr(evaluation, "CURVE", (1.0, 3.0))
-    patch.setattr(evaluation, "CURVE_FEWEST", 20)
+    patch.setattr(base, "FULL_STEPS", 12)
+    patch.setattr(evaluation, "SWEEP", tuple((name, sampler, grid, (2, 3)) for name, sampler, grid, _ in curves.SWEEP))
+    patch.setattr(base, "Judge", remembered)
+    patch.setattr(curves, "CURVE", (1.0, 3.0))
+    patch.setattr(curves, "CURVE_FEWEST", 20)
     made = evaluation.evaluate(run, n=40, sweep_n=20)
     patch.undo()
     return made
@@ -63,8 +61,8 @@ def test_the_report_is_one_file_with_its_pictures_inside(run: Path, result: eval
 
 @pytest.mark.slow
 def test_an_early_deadline_shrinks_the_sweep(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "FULL_STEPS", 2)
-    monkeypatch.setattr(evaluation, "SWEEP", evaluation.SWEEP[:1])
+    monkeypatch.setattr(base, "FULL_STEPS", 2)
+    monkeypatch.setattr(curves, "SWEEP", curves.SWEEP[:1])
     made = evaluation.evaluate(run, n=10, sweep_n=70, deadline=0.0)
     assert made.numbers["sweep"]["n"] == 50
     assert made.numbers["guidance"]["rows"] == [] and "guidance_curve" not in made.pictures

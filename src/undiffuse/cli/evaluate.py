@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.progress import TaskID
+from rich.table import Table
 
 import undiffuse
 from undiffuse.cli.common import (
@@ -46,14 +47,42 @@ def print_three(numbers: dict[str, Any], path: Path) -> None:
     for value, what in three_numbers(numbers):
         console.print(f"  {value:>8}  {what}", soft_wrap=True)
     console.print(f"  measured through {numbers['measured_through']}", soft_wrap=True)
+    for alarm in numbers.get("alarms", []):
+        console.print(f"  {alarm}", soft_wrap=True)
     console.print(f"report: {path}", soft_wrap=True)
+
+
+def print_all(numbers: dict[str, Any]) -> None:
+    """Every measurement with its error, that of real images, and how it was made."""
+    from undiffuse.report import protocol, rows_of
+
+    table = Table("", "value", "95 %", "real images", "n", "error by", "settings")
+    for row in rows_of(numbers["measurements"], numbers["real"]):
+        table.add_row(*row)
+    for what, value, error, n, how in numbers.get("likelihood", {}).get("rows", []):
+        table.add_row(f"{what}, bits per dimension", f"{value} ± {error}", "", "", n, "over samples", how)
+    console.print(table)
+    console.print(protocol(numbers["samples"]), soft_wrap=True)
 
 
 @app.command()
 def evaluate(
     run: RunFolder,
     n: Annotated[int, typer.Option("--n", help="Samples for the main numbers.")] = 500,
-    sweep_n: Annotated[int, typer.Option("--sweep-n", help="Samples per point of the sweep over samplers.")] = 200,
+    metrics: Annotated[
+        str | None,
+        typer.Option(help="Names with commas between: fid, precision-recall, bits-per-dim, ...; by default all."),
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(help="What is measured through: inception, dinov2, clip, pixels, a file; by default embedded."),
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="An .npz of mu and sigma in place of the held-out images.")
+    ] = None,
+    sweep_n: Annotated[
+        int, typer.Option("--sweep-n", help="Samples per point of the sweeps over samplers and guidance; 0: none.")
+    ] = 200,
     sampler: SamplerName = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the time grid.")] = None,
     grid: GridName = None,
@@ -61,17 +90,20 @@ def evaluate(
     compile: CompileNetwork = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a trained run against its held-out data; writes report.html and evaluation.json into it.
+    """Measure a trained run against its held-out data; writes report.html, evaluation.json and pictures/ into it.
 
     Example: undiffuse evaluate runs/mnist --n 1000
     """
-    if n < 2 or sweep_n < 2:
-        raise InputError(f"--n and --sweep-n must be at least 2, not {n} and {sweep_n}")
+    if n < 2 or sweep_n < 0 or sweep_n == 1:
+        raise InputError(f"--n must be at least 2, and --sweep-n 0 or at least 2, not {n} and {sweep_n}")
     undiffuse.load(run).check_sampling(sampler, steps, grid)
+    names = None if metrics is None else [name.strip() for name in metrics.split(",")]
     numbers, path = evaluate_run(
-        run, n, sweep_n, sampler=sampler, steps=steps, grid=grid, guidance=guidance, compile=compile
-    )
+        run, n, sweep_n, sampler=sampler, steps=steps, grid=grid, guidance=guidance, compile=compile,
+        names=names, features=features, moments=reference,
+    )  # fmt: skip
     if as_json:
         typer.echo(json.dumps(numbers))
     else:
+        print_all(numbers)
         print_three(numbers, path)

@@ -16,7 +16,7 @@ from undiffuse.config import Recipe
 from undiffuse.data import Split
 from undiffuse.errors import InputError
 from undiffuse.evaluation import curves, likely, measured, shown
-from undiffuse.evaluation.curves import CURVE, SWEEP, Say, timed
+from undiffuse.evaluation.curves import Say, timed
 from undiffuse.evaluation.judge import REFERENCE, Judge, as_tensor
 from undiffuse.examples import conditions_in_turn
 from undiffuse.experiment import load_experiment_data, parameters
@@ -147,10 +147,10 @@ def evaluate(
         return int(min(sweep_n, max(least, share * left * calls_per_second / calls)))
 
     if "guidance" in pictures and judge.classifier is not None:
-        calls = model.sampling["steps"] * sum(1 if scale == 1.0 else 2 for scale in CURVE)
+        calls = model.sampling["steps"] * sum(1 if scale == 1.0 else 2 for scale in curves.CURVE)
         many = min(affordable(calls, CURVE_SHARE, 0), len(judge.train), len(judge.held_out))
         numbers["guidance"] = curves.of_guidance(model, split, judge, many, pictures, say)
-    many = affordable(sum(sum(steps) for *_, steps in SWEEP), 1.0, FEWEST_SWEPT)
+    many = affordable(sum(sum(steps) for *_, steps in curves.SWEEP), 1.0, FEWEST_SWEPT)
     numbers["sweep"] = curves.of_samplers(model, split, judge, min(many, len(judge.train)), pictures, say)
     return evaluation
 

@@ -2,11 +2,11 @@
 
 from undiffuse.plots.process import forward_process, grids, schedules
 from undiffuse.plots.quality import Panel, comparison, guidance, measurements, quality, trade
-from undiffuse.plots.samples import histograms, likelihoods, spectra
+from undiffuse.plots.samples import histograms, likelihoods, rate_distortion, spectra
 from undiffuse.plots.style import Picture, to_png, to_svg
-from undiffuse.plots.training import losses
+from undiffuse.plots.training import levels, losses
 
 __all__ = [
-    "Panel", "Picture", "comparison", "forward_process", "grids", "guidance", "histograms", "likelihoods", "losses",
-    "measurements", "quality", "schedules", "spectra", "to_png", "to_svg", "trade",
+    "Panel", "Picture", "comparison", "forward_process", "grids", "guidance", "histograms", "levels", "likelihoods", "losses",
+    "measurements", "quality", "rate_distortion", "schedules", "spectra", "to_png", "to_svg", "trade",
 ]  # fmt: skip

@@ -47,3 +47,26 @@ def likelihoods(named: Mapping[str, Sequence[float]]) -> Figure:
     axis.set(xlabel="bits per dimension (fewer: more likely)", ylabel="density of samples")
     axis.legend()
     return figure
+
+
+def rate_distortion(curve: Mapping[str, Sequence[float]]) -> Figure:
+    """A model as a progressive code: distortion against rate, and both against the noise level.
+
+    curve: "log_snr", "rate", "rate_error", "distortion" and "distortion_error", from noise to data, as
+    `likelihood.rate_distortion` has them.
+    """
+    figure = Figure(figsize=(9, 3))
+    code, levels = figure.subplots(1, 2)
+    code.errorbar(curve["rate"], curve["distortion"], xerr=curve["rate_error"], yerr=curve["distortion_error"],
+                  markersize=4, linewidth=1.2, **style(0))  # fmt: skip
+    code.set(xlabel="rate, bits per dimension", ylabel="distortion, values of 0 to 255")
+    levels.plot(curve["log_snr"], curve["rate"], markersize=4, label="rate", **style(0))
+    levels.set(xlabel="log-SNR (noise at the left, data at the right)", ylabel="rate, bits per dimension")
+    right = levels.twinx()
+    right.plot(curve["log_snr"], curve["distortion"], markersize=4, label="distortion", **style(1))
+    right.set_ylabel("distortion, values of 0 to 255")
+    right.grid(False)
+    handles = [*levels.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]]
+    levels.legend(handles, ["rate", "distortion"])
+    figure.tight_layout()
+    return figure

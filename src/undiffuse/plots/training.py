@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from undiffuse.plots.style import plain_ticks
+from undiffuse.plots.style import plain_ticks, style
 
 
 def losses(metrics: Sequence[Mapping[str, Any]]) -> Figure:
@@ -17,6 +17,18 @@ def losses(metrics: Sequence[Mapping[str, Any]]) -> Figure:
         if points:
             axis.plot(*zip(*points, strict=True), label=key.replace("_", " "), **how)
     axis.set(xlabel="optimizer step", ylabel="loss", yscale="log")
+    plain_ticks(axis.yaxis)
+    axis.legend()
+    return figure
+
+
+def levels(named: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
+    """The loss at noise levels, by name: (log-SNR, loss) each."""
+    figure = Figure(figsize=(6, 2.8))
+    axis = figure.subplots()
+    for i, (name, points) in enumerate(named.items()):
+        axis.plot(*zip(*sorted(points), strict=True), label=name, markersize=4, **style(i))
+    axis.set(xlabel="log-SNR (noise at the left, data at the right)", ylabel="loss", yscale="log")
     plain_ticks(axis.yaxis)
     axis.legend()
     return figure
