@@ -36,6 +36,7 @@ def theirs(torch_fidelity, file, monkeypatch):
     return extractor
 
 
+@pytest.mark.slow
 def test_legacy_features_and_scores_are_those_of_torch_fidelity(theirs, pictures):
     images = pictures(2, 3, 40, 32)
     ours, scores = named("inception:resize=legacy")(images)
@@ -61,9 +62,9 @@ def test_clean_features_are_those_of_pictures_resized_before(theirs, pictures):
     assert 0 < unrounded < 0.2 * aliased
 
 
-def test_another_file_is_refused_before_anything_reads_it(theirs, file, tmp_path, monkeypatch):
+def test_another_file_is_refused_before_anything_reads_it(tmp_path):
     wrong = tmp_path / inception.WEIGHTS.name
-    wrong.write_bytes(file.read_bytes()[:-1] + b"x")
-    with pytest.raises(InputError, match=r"its SHA-256 begins with \w{8}, not \w{8}") as caught:
+    torch.save({"weight": torch.zeros(3)}, wrong)
+    with pytest.raises(InputError, match=r"its SHA-256 begins with \w{8}, not 6726825d") as caught:
         named("inception", weights=str(wrong))
     assert "\n" not in str(caught.value)
