@@ -32,4 +32,5 @@ install-dev: .venv/installed-dev
 .venv/installed-dev: .venv/installed
 	$(PIP) -e ".[dev]"
 	$(PIP) --no-deps k-diffusion==0.1.1.post1  # its own requirements are not needed by what is tested against
+	$(PIP) --no-deps torch-fidelity==0.4.0  # nor is its torchvision
 	@touch $@

@@ -5,6 +5,7 @@ import hashlib
 
 import pytest
 import torch
+from torch import nn
 
 from undiffuse.errors import InputError
 from undiffuse.metrics.features import inception, named
@@ -26,6 +27,9 @@ def theirs(torch_fidelity, file, monkeypatch):
         offline.setattr(module, "load_state_dict_from_url", lambda *_, **__: {})
         offline.setattr(cls, "load_state_dict", lambda *_: None)
         extractor = cls("inception-v3-compat", ["2048", "logits_unbiased"])
+        for layer in extractor.modules():
+            if isinstance(layer, nn.Conv2d):  # their own first ones are so small that nothing comes through
+                nn.init.kaiming_normal_(layer.weight)
     if file.exists():
         extractor.load_state_dict(torch.load(file, weights_only=True))
     else:
@@ -36,6 +40,7 @@ def theirs(torch_fidelity, file, monkeypatch):
     return extractor
 
 
+@pytest.mark.slow
 def test_legacy_features_and_scores_are_those_of_torch_fidelity(theirs, pictures):
     images = pictures(2, 3, 40, 32)
     ours, scores = named("inception:resize=legacy")(images)
@@ -61,9 +66,9 @@ def test_clean_features_are_those_of_pictures_resized_before(theirs, pictures):
     assert 0 < unrounded < 0.2 * aliased
 
 
-def test_another_file_is_refused_before_anything_reads_it(theirs, file, tmp_path, monkeypatch):
+def test_another_file_is_refused_before_anything_reads_it(tmp_path):
     wrong = tmp_path / inception.WEIGHTS.name
-    wrong.write_bytes(file.read_bytes()[:-1] + b"x")
-    with pytest.raises(InputError, match=r"its SHA-256 begins with \w{8}, not \w{8}") as caught:
+    torch.save({"weight": torch.zeros(3)}, wrong)
+    with pytest.raises(InputError, match=r"its SHA-256 begins with \w{8}, not 6726825d") as caught:
         named("inception", weights=str(wrong))
     assert "\n" not in str(caught.value)
