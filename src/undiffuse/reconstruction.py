@@ -13,6 +13,9 @@ from undiffuse.conditioning import Image
 from undiffuse.conditioning.image import as_floats, enlarged
 from undiffuse.data import Split
 from undiffuse.examples import balanced, centred
+from undiffuse.metrics.measurement import mean
+from undiffuse.metrics.psnr import MOST_DB
+from undiffuse.metrics.ssim import SIZE
 from undiffuse.modalities import image
 from undiffuse.pipeline import Pipeline
 
@@ -32,7 +35,7 @@ def measure(
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Numbers and a picture for samples uint8 (N, C, H, W) drawn under `examples.conditions_in_turn` for n = N.
 
-    The numbers are PSNRs in decibels: of one sample, of the mean of several, and of bicubic enlargement.
+    The numbers are PSNRs in decibels and, of 11 pixels a side and more, structural similarities: of one sample, of the mean of several, and of bicubic enlargement.
     """
     name = restored(model)
     assert name is not None
@@ -48,16 +51,24 @@ def measure(
     for draw in range(1, DRAWS):
         drawn = torch.from_numpy(model.sample(averaged, seed=draw << 32, **few))
         total += drawn.reshape(averaged, *drawn.shape[1:3], -1).movedim(-1, 1)
-    mean = (total / DRAWS).round().to(torch.uint8)
+    average = (total / DRAWS).round().to(torch.uint8)
     numbers = {
         "condition": name,
         "factor": part.factor,
         "draws": DRAWS,
-        "sample": metrics.mean_psnr(samples, truth),
-        f"mean_of_{DRAWS}": metrics.mean_psnr(mean, truth[:averaged]),
-        "bicubic": metrics.mean_psnr(bicubic, truth),
-        f"bicubic_of_the_first_{averaged}": metrics.mean_psnr(bicubic[:averaged], truth[:averaged]),
+        "sample": _compared(samples, truth),
+        f"mean_of_{DRAWS}": _compared(average, truth[:averaged]),
+        "bicubic": _compared(bicubic, truth),
+        f"bicubic_of_the_first_{averaged}": _compared(bicubic[:averaged], truth[:averaged]),
     }
     repeated = F.interpolate(small.float(), scale_factor=float(part.factor), mode="nearest").to(torch.uint8)
-    rows = [pictures[:SHOWN] for pictures in (repeated, bicubic, samples, mean, truth)]
+    rows = [pictures[:SHOWN] for pictures in (repeated, bicubic, samples, average, truth)]
     return numbers, image.grid(image.to_array(torch.cat(rows)), columns=min(n, SHOWN), padding=2)
+
+
+def _compared(images: Tensor, truth: Tensor) -> dict[str, Any]:
+    """PSNR and SSIM of images against the truth, each with its error."""
+    found = [mean("psnr", metrics.psnr(images, truth).clamp(max=MOST_DB))]
+    if min(images.shape[-2:]) >= SIZE:
+        found.append(metrics.mean_ssim(images, truth))
+    return {measurement.metric: measurement.to_json() for measurement in found}

@@ -41,10 +41,10 @@ def of_guidance(
     if n < CURVE_FEWEST:
         return {"n": n, "fewest": CURVE_FEWEST, "rows": []}
     condition = conditions_in_turn(model, split, n)
-    held_out = judge.see(centred(split.held_out, model.shape, balanced(split.held_out, n))).features
+    held_out = judge.features(centred(split.held_out, model.shape, balanced(split.held_out, n)))[0]
 
     def measured(images: Tensor) -> dict[str, float]:
-        found = metrics.precision_recall(held_out, judge.see(images).features, CURVE_NEIGHBOUR)
+        found = metrics.precision_recall(held_out, judge.features(images)[0], CURVE_NEIGHBOUR)
         return {name: round(float(found[name]), 4) for name in ("precision", "recall")}
 
     rows: list[dict[str, Any]] = []

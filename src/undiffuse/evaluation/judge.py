@@ -87,6 +87,15 @@ class Judge:
         """What the features see in uint8 pictures (N, C, H, W)."""
         return look(self.features, images, labels)
 
+    @property
+    def embedded(self) -> bool:
+        """Whether the features need no published network, so that looking costs little."""
+        return isinstance(self.features, networks.ClassifierFeatures | networks.Pixels)
+
+    def seen_train(self) -> Seen:
+        """What they see in the training images, or in the first `REFERENCE` of them in a random order."""
+        return statistics.reference(self.features, self.shuffled_train[:REFERENCE])
+
     def distance(self, images: Tensor) -> float:
         """Frechet distance of images to the real ones."""
         return metrics.frechet_distance(self.see(images).moments, self.reference.moments)
@@ -110,9 +119,10 @@ class Judge:
 def _classifier(judge: Judge, labels: tuple[Tensor, Tensor], classes: int, seed: int) -> classifiers.Classifier:
     """The classifier of this data: from the cache where it has been trained before, so that all runs have the same."""
     data = [statistics.data_hash(part) for part in (judge.train, judge.held_out)]
-    settings = {name: value for name, value in vars(classifiers).items() if name.isupper()}
-    parts = (*data, *(part.numpy().tobytes() for part in labels), json.dumps([classes, seed, settings], default=str))
-    path = cache_folder() / "classifiers" / f"{fingerprint(*parts)}.safetensors"
+    settings = {name: value for name, value in sorted(vars(classifiers).items()) if name.isupper()}
+    classes_of = [part.numpy().tobytes() for part in labels]
+    name = fingerprint(*data, *classes_of, json.dumps([classes, seed, settings]))
+    path = cache_folder() / "classifiers" / f"{name}.safetensors"
     if path.is_file():
         with contextlib.suppress(InputError):  # a damaged one is trained again
             return classifiers.Classifier.load(path)

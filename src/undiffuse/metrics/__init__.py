@@ -15,6 +15,7 @@ from undiffuse.metrics.neighbours import memorisation, nearest, nearest_other
 from undiffuse.metrics.precision_recall import density_coverage, precision_recall
 from undiffuse.metrics.psnr import mean_psnr, psnr
 from undiffuse.metrics.seen import Seen, look
+from undiffuse.metrics.spectrum import radial_power
 from undiffuse.metrics.ssim import mean_ssim, ssim
 from undiffuse.metrics.suite import METRICS, Metric, better, by_class, check, measure
 
@@ -43,6 +44,7 @@ __all__ = [
     "pairwise_distance",
     "precision_recall",
     "psnr",
+    "radial_power",
     "ssim",
     "wilson_interval",
 ]

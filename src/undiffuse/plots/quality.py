@@ -105,9 +105,10 @@ def measurements(panels: Sequence[Panel], columns: int = 4) -> Figure:
     axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
     for axis, panel in zip(axes, panels, strict=False):
         for i, (name, value, interval) in enumerate(panel.values):
-            error = [[0.0], [0.0]] if interval is None else [[value - interval[0]], [interval[1] - value]]
-            how = {key: found for key, found in style(i).items() if key != "linestyle"}
-            axis.errorbar([value], [i], xerr=error, capsize=3, markersize=5, linestyle="", label=name, **how)
+            colour, marker = style(i)["color"], style(i)["marker"]
+            if interval is not None:  # of percentiles it need not lie around the value
+                axis.plot(interval, [i, i], color=colour, linewidth=1.4, marker="|", markersize=8)
+            axis.plot([value], [i], color=colour, marker=marker, markersize=5, linestyle="", label=name)
         if panel.real is not None:
             low, high = panel.real
             axis.axvspan(low, high, color="#BBBBBB", alpha=0.45, linewidth=0)

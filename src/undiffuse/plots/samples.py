@@ -40,7 +40,7 @@ def likelihoods(named: Mapping[str, Sequence[float]]) -> Figure:
     figure = Figure(figsize=(5, 3))
     axis = figure.subplots()
     everything = np.concatenate([np.asarray(values, float) for values in named.values()])
-    bins = np.histogram_bin_edges(everything, bins=min(40, max(8, len(everything) // 8)))
+    bins = np.histogram_bin_edges(everything, bins=min(40, max(8, len(everything) // 8))).tolist()
     for i, (name, values) in enumerate(named.items()):
         axis.hist(values, bins, histtype="step", label=name, linewidth=1.4, density=True,
                   color=COLOURS[i % len(COLOURS)], linestyle=style(i)["linestyle"])  # fmt: skip

@@ -12,7 +12,7 @@ from undiffuse.files import atomic_folder, write_text
 from undiffuse.plots import Picture
 from undiffuse.report import html
 from undiffuse.report.html import image, note, section, table
-from undiffuse.report.words import protocol, rows_of, three_numbers
+from undiffuse.report.words import protocol, rows_of, three_numbers, value_of
 
 PICTURES = "pictures"  # the folder in a run for single pictures
 
@@ -106,7 +106,7 @@ def _by_class(numbers: Mapping[str, Any]) -> list[str]:
         (names[c], *(cell(cells.get((c, m))) for m in metrics), str(max(r["n"] for r in rows if r["class"] == c)))
         for c in classes
     ]
-    head = ("class", *(next(r["title"] for r in rows if r["metric"] == m) for m in metrics), "n")
+    head = ("class", *(m.replace("-", " ") for m in metrics), "n")
     return [
         section(
             "By class",
@@ -121,11 +121,11 @@ def _restored(numbers: Mapping[str, Any], pictures: Mapping[str, Picture]) -> li
         return []
     found = numbers["reconstruction"]
     rows = [
-        (key.replace("_", " "), *(f"{value[name]['value']:.4g} ± {value[name]['error']:.2g}" for name in value["of"]))
+        (key.replace("_", " "), *(value_of(row) for row in value.values()), f"{value['psnr']['n']:,}")
         for key, value in found.items()
         if isinstance(value, dict)
     ]
-    head = next(value["of"] for value in found.values() if isinstance(value, dict))
+    head = [row["label"] for row in found["sample"].values()]
     return [
         section(
             "Restoring smaller pictures",
@@ -134,8 +134,8 @@ def _restored(numbers: Mapping[str, Any], pictures: Mapping[str, Picture]) -> li
                 f"Rows: the input, {found['factor']} times smaller; bicubic enlargement; one sample; the mean "
                 f"of {found['draws']} samples; the truth. Held-out pictures; not chosen."
             ),
-            table(rows, ("", *head)),
-            note("± one standard error over pictures."),
+            table(rows, ("", *head, "n")),
+            note("± one standard error over pictures; PSNR in dB."),
         )
     ]
 

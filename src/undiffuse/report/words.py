@@ -22,7 +22,7 @@ def value_of(row: Mapping[str, Any]) -> str:
 
 def rows_of(measurements: Sequence[Mapping[str, Any]], real: Mapping[str, Sequence[float]]) -> list[tuple[str, ...]]:
     """A line a measurement: its name, value and error, 95 % interval, that of real images, n, how, and settings."""
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for row in measurements:
         low_high = "" if row["interval"] is None else f"{row['interval'][0]:.4g} to {row['interval'][1]:.4g}"
         draws = real.get(row["metric"], [])

@@ -1,0 +1,119 @@
+"""The table of metrics: samples against real images, what real images have, and the same by class."""
+
+import contextlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from undiffuse import metrics, plots
+from undiffuse.errors import InputError, unknown
+from undiffuse.evaluation.judge import EMBEDDED, REFERENCE, Judge
+from undiffuse.metrics import Measurement, Seen
+from undiffuse.metrics.suite import METRICS, NUMBERS
+from undiffuse.plots import Panel, Picture
+
+if TYPE_CHECKING:
+    from undiffuse.evaluation.base import Subject
+
+OF_MODELS = ("bits-per-dim", "bound")  # of the model and held-out samples, and not of samples: `likely`
+COPYING = "memorisation"  # in pixels: it needs no features
+OF_SAMPLES_ALONE = {"label-agreement", "memorisation", "memorisation-ratio", "real-diversity", "suspicious-share"}
+BY_CLASS = ("frechet-distance", "precision", "recall", "coverage", "diversity", "label-agreement")
+
+
+def checked(names: Sequence[str] | None) -> list[str] | None:
+    """The names of metrics, once each. Raises: InputError for one that is not known, with the nearest that is."""
+    if names is None:
+        return None
+    known = [*METRICS, *NUMBERS, *OF_MODELS]
+    for name in names:
+        if name not in known:
+            raise unknown("metric", name, dict.fromkeys(known))
+    return list(dict.fromkeys(names))
+
+
+def features(names: Sequence[str] | None, given: str | None) -> str:
+    """The features that are asked for; FID without a word is over its own."""
+    if given is not None:
+        return given
+    return "inception" if names and "fid" in names else EMBEDDED
+
+
+def measure(subject: "Subject", names: Sequence[str] | None, pictures: dict[str, Picture]) -> dict[str, Any]:
+    """Numbers by the names, by default all that the features allow; "measurements" is drawn.
+
+    Each row carries how the samples were made. Samples and real images are compared at equal n, as far as there are so
+    many.
+    """
+    judge, labels = subject.judge, subject.labels
+    equal = min(len(subject.images), len(judge.train), len(judge.held_out))
+    samples = judge.see(subject.images[:equal], None if labels is None else labels[:equal])
+    wanted = None if names is None else [name for name in names if name not in OF_MODELS]
+    train = _train(judge, wanted)
+    found = metrics.measure(samples, judge.reference, wanted, train)
+    if wanted is None or COPYING in wanted:
+        found.append(_copying(judge, subject.images[:equal]))
+    real = _real(judge, equal, [m.metric for m in found])
+    rows = [_row(measurement, subject) for measurement in found]
+    classes = _by_class(samples, judge.reference, [m.metric for m in found])
+    if found:
+        pictures["measurements"] = plots.measurements([_panel(m, real.get(m.metric, [])) for m in found])
+    return {
+        "measurements": rows,
+        "real": real,
+        "by_class": [_row(measurement, subject) for measurement in classes],
+        "classes": dict(enumerate(subject.model.classes)),
+    }
+
+
+def _row(measurement: Measurement, subject: "Subject") -> dict[str, Any]:
+    return {**measurement.to_json(), **subject.protocol()}
+
+
+def _train(judge: Judge, wanted: Sequence[str] | None) -> Seen | None:
+    """What the features see in the training images, where memorisation is to be measured through them.
+
+    Through a network of the size of Inception that takes longer than all else, so then only where it is asked for.
+    """
+    asked = wanted is not None and bool({COPYING, "memorisation-ratio", "suspicious-share"} & {*wanted})
+    return judge.seen_train() if asked or (wanted is None and judge.embedded) else None
+
+
+def _copying(judge: Judge, images: Tensor) -> Measurement:
+    """The same in pixels."""
+    found = metrics.memorisation(images, judge.train, judge.held_out[:REFERENCE])
+    settings = {"features": "pixels", "train_n": found["train_n"]}
+    return Measurement(
+        COPYING, found["ratio"], found["ratio_error"], "bootstrap", found["ratio_interval"], found["samples_n"],
+        found["held_out_n"], settings,
+    )  # fmt: skip
+
+
+def _real(judge: Judge, n: int, names: Sequence[str]) -> dict[str, list[float]]:
+    """What as many real training images have, by metric, a value a draw; of the classifier, what is held out."""
+    wanted = [name for name in dict.fromkeys(names) if name not in OF_SAMPLES_ALONE]
+    values: dict[str, list[float]] = {name: [] for name in wanted}
+    for draw in judge.draws(n) if wanted else []:
+        for measurement in metrics.measure(draw, judge.reference, wanted):
+            if measurement.metric in values:  # "diversity" is the name of two numbers
+                values[measurement.metric].append(measurement.value)
+    if "label-agreement" in names and judge.classifier is not None and judge.classifier.held_out_accuracy is not None:
+        values["label-agreement"] = [judge.classifier.held_out_accuracy]
+    return values
+
+
+def _by_class(samples: Seen, reference: Seen, names: Sequence[str]) -> list[Measurement]:
+    """The metrics of each class alone; none where classes have too few samples for it."""
+    wanted = [name for name in BY_CLASS if name in names]
+    if samples.labels is None or reference.labels is None or not wanted:
+        return []
+    with contextlib.suppress(InputError):
+        return metrics.by_class(samples, reference, wanted)
+    return []
+
+
+def _panel(measurement: Measurement, draws: Sequence[float]) -> Panel:
+    between = measurement.interval
+    real = (min(draws), max(draws)) if draws else None
+    return Panel(measurement.label, [("samples", measurement.value, between)], real)
