@@ -56,12 +56,13 @@ def print_all(numbers: dict[str, Any]) -> None:
     """Every measurement with its error, that of real images, and how it was made."""
     from undiffuse.report import protocol, rows_of
 
-    table = Table("", "value", "95 %", "real images", "n", "error by", "settings")
-    for row in rows_of(numbers["measurements"], numbers["real"]):
-        table.add_row(*row)
+    table = Table("", "value", "real images", "n")
+    for name, value, _, real, n, *_ in rows_of(numbers["measurements"], numbers["real"], numbers["features"]):
+        table.add_row(name, value, real, n)
     for what, value, error, n, how in numbers.get("likelihood", {}).get("rows", []):
-        table.add_row(f"{what}, bits per dimension", f"{value} ± {error}", "", "", n, "over samples", how)
+        table.add_row(f"{what}, bits per dimension ({how})", f"{value} ± {error}", "", n)
     console.print(table)
+    console.print(f"± one standard error; over {numbers['features']} where nothing else is said", soft_wrap=True)
     console.print(protocol(numbers["samples"]), soft_wrap=True)
 
 

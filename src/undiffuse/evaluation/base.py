@@ -203,6 +203,7 @@ def _facts(subject: Subject) -> dict[str, Any]:
             "precision": spec["resolved"]["precision"],
         },
         "measured_through": subject.judge.through,
+        "features": subject.judge.features.name,
         "samples": {
             "n": len(subject.images),
             **subject.protocol(),

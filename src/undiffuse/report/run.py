@@ -68,8 +68,11 @@ def _through(numbers: Mapping[str, Any]) -> str:
 def _measured(numbers: Mapping[str, Any], pictures: Mapping[str, Picture]) -> list[str]:
     head = ("", "value", "95 %", "real training images", "n", "error by", "settings")
     return [
-        table(rows_of(numbers["measurements"], numbers["real"]), head),
-        note(f"Every row: {protocol(numbers['samples'])}."),
+        table(rows_of(numbers["measurements"], numbers["real"], numbers["features"]), head),
+        note(
+            f"Over {numbers['features']} where nothing else is said; ± one standard error. Every row: "
+            f"{protocol(numbers['samples'])}."
+        ),
         image(pictures["measurements"], "each metric with its error bar, and what real images have"),
         note(
             "Points: samples, with 95 % intervals. Grey: real training images, as many, measured in the same way (the "

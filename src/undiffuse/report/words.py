@@ -20,8 +20,13 @@ def value_of(row: Mapping[str, Any]) -> str:
     return f"{row['value']:.4g}" + ("" if row["error"] is None else f" ± {row['error']:.2g}")
 
 
-def rows_of(measurements: Sequence[Mapping[str, Any]], real: Mapping[str, Sequence[float]]) -> list[tuple[str, ...]]:
-    """A line a measurement: its name, value and error, 95 % interval, that of real images, n, how, and settings."""
+def rows_of(
+    measurements: Sequence[Mapping[str, Any]], real: Mapping[str, Sequence[float]], features: str
+) -> list[tuple[str, ...]]:
+    """A line a measurement: its name, value and error, 95 % interval, that of real images, n, how, and settings.
+
+    features: those that most rows are over, which are not named in each.
+    """
     lines: list[tuple[str, ...]] = []
     for row in measurements:
         low_high = "" if row["interval"] is None else f"{row['interval'][0]:.4g} to {row['interval'][1]:.4g}"
@@ -30,7 +35,8 @@ def rows_of(measurements: Sequence[Mapping[str, Any]], real: Mapping[str, Sequen
         beside += f" ({min(draws):.4g} to {max(draws):.4g})" if len(draws) > 1 else ""
         n = f"{row['n']:,}" + ("" if row["reference_n"] is None else f" / {row['reference_n']:,}")
         settings = ", ".join(f"{name} {value}" for name, value in row["settings"].items() if name not in SHOWN_SETTINGS)
-        lines.append((row["label"], value_of(row), low_high, beside, n, row["error_by"], settings))
+        name = row["label"].replace(f" over {features}", "")
+        lines.append((name, value_of(row), low_high, beside, n, row["error_by"], settings))
     return lines
 
 
