@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
 from tiny import tiny, train
 from undiffuse import InputError
+from undiffuse.data import digits
 from undiffuse.exact import Gaussian
 from undiffuse.schedule import Cosine
 from undiffuse.training import loss_by_level, read_metrics
@@ -90,16 +92,19 @@ def test_a_run_logs_its_levels_and_the_classifier_has_none(tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_run_that_learns_its_samples_by_heart_is_told_once_and_resumes_to_the_same_log(tmp_path: Path):
-    """Forty digits, seen hundreds of times."""
-    few = ["data.held_out=0.97", "training.validate_every=40", "network.dropout=0.0", "objective.drop=0.0"]
-    few += ["sampling.guidance=1", "training.learning_rate=0.003", "training.checkpoint_every=100"]
+    """Twenty digits."""
+    held, n = digits.load().held_out, 220
+    marks = np.arange(n) >= 20
+    np.savez(tmp_path / "few.npz", images=held.samples[:n, 0].numpy(), label=held.label[:n].numpy(), split=marks)
+    few = ["data.source=arrays", f"data.path={tmp_path / 'few.npz'}", "training.validate_every=30"]
+    few += ["network.dropout=0.0", "training.learning_rate=0.003"]
     with pytest.warns(UserWarning, match="rises at log-SNR"):
-        train(tiny(tmp_path / "whole", *few, steps=800))
+        train(tiny(tmp_path / "whole", *few, steps=180))
     said = [line for line in read_metrics(tmp_path / "whole") if "alarm" in line]
-    assert len(said) == 1 and said[0]["step"] < 800
-    train(tiny(tmp_path / "halves", *few, steps=800), until=100)
+    assert len(said) == 1 and said[0]["step"] < 180
+    train(tiny(tmp_path / "halves", *few, steps=180), until=65)
     with pytest.warns(UserWarning, match="rises at log-SNR"):
-        train(tiny(tmp_path / "halves", *few, steps=800))
+        train(tiny(tmp_path / "halves", *few, steps=180))
     logs = [
         [line for line in read_metrics(tmp_path / name) if "validation_levels" in line or "alarm" in line]
         for name in ("whole", "halves")

@@ -7,6 +7,6 @@ from undiffuse.training.run import Event, Plan, Run, checkpoints, read_metrics
 from undiffuse.training.state import TrainState
 
 __all__ = [
-    "Batch", "ClassifierObjective", "Event", "Plan", "Run", "TrainState", "checkpoints", "loss_by_level", "read_metrics",
-    "train",
+    "Batch", "ClassifierObjective", "Event", "Plan", "Run", "TrainState", "checkpoints", "loss_by_level",
+    "read_metrics", "train",
 ]  # fmt: skip
