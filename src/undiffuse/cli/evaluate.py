@@ -59,8 +59,8 @@ def print_all(numbers: dict[str, Any]) -> None:
     table = Table("", "value", "real images", "n")
     for name, value, _, real, n, *_ in rows_of(numbers["measurements"], numbers["real"], numbers["features"]):
         table.add_row(name, value, real, n)
-    for what, value, error, n, how in numbers.get("likelihood", {}).get("rows", []):
-        table.add_row(f"{what}, bits per dimension ({how})", f"{value} ± {error}", "", n)
+    for what, value, error, n, _ in numbers.get("likelihood", {}).get("rows", []):
+        table.add_row(f"Bits per dimension, {what}", f"{value} ± {error}", "", n)
     console.print(table)
     console.print(f"± one standard error; over {numbers['features']} where nothing else is said", soft_wrap=True)
     console.print(protocol(numbers["samples"]), soft_wrap=True)

@@ -15,7 +15,7 @@ from undiffuse.codecs import Pixels
 from undiffuse.config import Recipe
 from undiffuse.data import Split
 from undiffuse.errors import InputError
-from undiffuse.evaluation import curves, likely, measured, shown
+from undiffuse.evaluation import by_level, curves, likely, measured, shown
 from undiffuse.evaluation.curves import Say, timed
 from undiffuse.evaluation.judge import REFERENCE, Judge, as_tensor
 from undiffuse.examples import conditions_in_turn
@@ -128,7 +128,8 @@ def evaluate(
     numbers |= measured.measure(subject, names, pictures)
     if isinstance(model.codec, Pixels):
         say("how likely held-out samples are", 0.25)
-        numbers |= likely.measure(model, split, names, pictures, deadline)
+        numbers |= likely.measure(model, split, names, pictures, haste=deadline is not None)
+    numbers |= by_level.measure(model, split, subject.log, pictures)
     if reconstruction.restored(model):
         say("means of several samples for one input", 0.3)
         found = reconstruction.measure(model, split, subject.condition, subject.images)

@@ -58,7 +58,7 @@ def measure(subject: "Subject", names: Sequence[str] | None, pictures: dict[str,
     rows = [_row(measurement, subject) for measurement in found]
     classes = _by_class(samples, judge.reference, [m.metric for m in found])
     if found:
-        pictures["measurements"] = plots.measurements([_panel(m, real.get(m.metric, [])) for m in found])
+        pictures["measurements"] = plots.measurements([_panel(m, real.get(m.metric, []), samples.name) for m in found])
     return {
         "measurements": rows,
         "real": real,
@@ -113,7 +113,8 @@ def _by_class(samples: Seen, reference: Seen, names: Sequence[str]) -> list[Meas
     return []
 
 
-def _panel(measurement: Measurement, draws: Sequence[float]) -> Panel:
+def _panel(measurement: Measurement, draws: Sequence[float], features: str) -> Panel:
+    title = measurement.label.replace(f" over {features}", "")
     between = measurement.interval
     real = (min(draws), max(draws)) if draws else None
-    return Panel(measurement.label, [("samples", measurement.value, between)], real)
+    return Panel(title, [("samples", measurement.value, between)], real)

@@ -45,7 +45,7 @@ def likelihoods(named: Mapping[str, Sequence[float]]) -> Figure:
         axis.hist(values, bins, histtype="step", label=name, linewidth=1.4, density=True,
                   color=COLOURS[i % len(COLOURS)], linestyle=style(i)["linestyle"])  # fmt: skip
     axis.set(xlabel="bits per dimension (fewer: more likely)", ylabel="density of samples")
-    axis.legend()
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(named))
     return figure
 
 
@@ -67,6 +67,6 @@ def rate_distortion(curve: Mapping[str, Sequence[float]]) -> Figure:
     right.set_ylabel("distortion, values of 0 to 255")
     right.grid(False)
     handles = [*levels.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]]
-    levels.legend(handles, ["rate", "distortion"])
+    levels.legend(handles, ["rate", "distortion"], loc="center left")
     figure.tight_layout()
     return figure

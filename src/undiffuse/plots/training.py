@@ -23,12 +23,19 @@ def losses(metrics: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def levels(named: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
-    """The loss at noise levels, by name: (log-SNR, loss) each."""
-    figure = Figure(figsize=(6, 2.8))
-    axis = figure.subplots()
+    """The loss at noise levels, by name: (log-SNR, loss) each; and each over that of the first, whose levels it has."""
+    figure = Figure(figsize=(9, 2.8))
+    loss, ratio = figure.subplots(1, 2)
+    first = dict(next(iter(named.values())))
     for i, (name, points) in enumerate(named.items()):
-        axis.plot(*zip(*sorted(points), strict=True), label=name, markersize=4, **style(i))
-    axis.set(xlabel="log-SNR (noise at the left, data at the right)", ylabel="loss", yscale="log")
-    plain_ticks(axis.yaxis)
-    axis.legend()
+        loss.plot(*zip(*sorted(points), strict=True), label=name, markersize=4, **style(i))
+        over = [(at, value / first[at]) for at, value in sorted(points) if first.get(at)]
+        if over:
+            ratio.plot(*zip(*over, strict=True), label=name, markersize=4, **style(i))
+    for axis in (loss, ratio):
+        axis.set_xlabel("log-SNR (noise at the left, data at the right)")
+    loss.set(ylabel="loss", yscale="log")
+    ratio.set_ylabel(f"loss over that of {next(iter(named))}")
+    loss.legend()
+    figure.tight_layout()
     return figure
