@@ -1,7 +1,3 @@
-import importlib.util
-import sys
-import types
-
 import pytest
 import torch
 
@@ -15,27 +11,6 @@ def pictures():
         return torch.randint(0, 256, (n, channels, height, width), generator=generator, dtype=torch.uint8)
 
     return make
-
-
-@pytest.fixture
-def torch_fidelity(monkeypatch):
-    """torch-fidelity, whose import asks for torchvision: an empty one stands in where it is not installed."""
-    if importlib.util.find_spec("torch_fidelity") is None:
-        pytest.skip("torch-fidelity is not installed")
-    if importlib.util.find_spec("torchvision") is None:
-        for name in (
-            "torchvision",
-            "torchvision.datasets",
-            "torchvision.transforms",
-            "torchvision.transforms.functional",
-        ):
-            monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-        for name in ("CIFAR10", "CIFAR100", "STL10"):
-            setattr(sys.modules["torchvision.datasets"], name, object)
-        sys.modules["torchvision.transforms"].functional = sys.modules["torchvision.transforms.functional"]
-    import torch_fidelity
-
-    return torch_fidelity
 
 
 @pytest.fixture(scope="session")
