@@ -38,3 +38,17 @@ def clip(tmp_path_factory):
                 parameter.data.normal_(0, 0.5)
     model.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def dinov2(tmp_path_factory):
+    """The folder of a DINOv2 of a few random weights."""
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("dinov2")
+    config = transformers.Dinov2Config(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=70, patch_size=14
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformers.Dinov2Model(config).save_pretrained(folder)
+    return folder

@@ -12,6 +12,8 @@ from undiffuse.metrics.features import FEATURES, ClassifierFeatures, Module, Pix
 from undiffuse.metrics.features.base import fingerprint
 from undiffuse.metrics.seen import look
 
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+
 
 @pytest.fixture(scope="module")
 def classifier():
@@ -28,14 +30,18 @@ def net(seed=0):
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
 
 
-@pytest.fixture(params=["classifier", "pixels", "module"])
-def features(request, classifier):
-    made = {
-        "classifier": lambda: ClassifierFeatures(classifier),
-        "pixels": Pixels,
-        "module": lambda: Module(net(), "x"),
-    }
-    return made[request.param]()
+MADE = {
+    "classifier": lambda fixture: ClassifierFeatures(fixture("classifier")),
+    "clip": lambda fixture: named("clip", source=str(fixture("clip"))),
+    "dinov2": lambda fixture: named("dinov2", source=str(fixture("dinov2"))),
+    "pixels": lambda fixture: named("pixels"),
+    "a module": lambda fixture: Module(net(), "x"),
+}
+
+
+@pytest.fixture(params=[*(name for name in FEATURES if name != "inception"), "a module"])  # that has tests of its own
+def features(request):
+    return MADE[request.param](request.getfixturevalue)
 
 
 def test_a_picture_has_the_same_features_whatever_it_stands_beside(features, pictures):
@@ -49,6 +55,12 @@ def test_a_picture_has_the_same_features_whatever_it_stands_beside(features, pic
     assert scores is None or len(scores) == 7
     assert features.dim in (None, whole.shape[1])
     assert (whole[0] - whole[1]).abs().max() > 1e-3
+
+
+def test_a_training_step_in_half_precision_does_not_reach_them(features, pictures):
+    whole, _ = features(pictures(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(features(pictures(2))[0], whole)
 
 
 def test_one_pass_leaves_the_features_and_their_moments(features, pictures):
@@ -133,7 +145,6 @@ def test_scores_and_other_outputs(pictures):
         Module(poisoned, "x")(pictures())
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_torchscript_file(pictures, tmp_path):
     network = net().eval()
     torch.jit.save(torch.jit.trace(network, torch.zeros(1, 3, 20, 20)), tmp_path / "net.pt")

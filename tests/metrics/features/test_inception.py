@@ -46,7 +46,9 @@ def theirs(file, monkeypatch):
 @pytest.mark.slow
 def test_legacy_features_and_scores_are_those_of_torch_fidelity(theirs, pictures):
     images = pictures(2, 3, 40, 32)
+    before = torch.get_rng_state()
     ours, scores = named("inception:resize=legacy")(images)
+    assert torch.equal(before, torch.get_rng_state())
     with torch.inference_mode():
         features, logits = theirs(images)
     assert ours.shape == (2, 2048) and scores.shape == (2, 1008)

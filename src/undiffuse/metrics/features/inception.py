@@ -70,6 +70,7 @@ def _network(weights: dict[str, Tensor]) -> Any:
     torch.save(weights, own)
     own.seek(0)
     try:
-        return FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=own).eval()
+        with torch.random.fork_rng(devices=[]):  # layers draw their first weights before they are filled
+            return FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=own)
     except (RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{WEIGHTS.name} does not fit torch-fidelity's Inception-v3: {error}") from error
