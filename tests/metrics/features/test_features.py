@@ -119,6 +119,7 @@ def test_preparation_is_what_it_says(pictures):
     rgb = Module(nn.Flatten(), "x", colour=True)(grey)[0].reshape(2, 3, 8, 8)
     assert torch.allclose(rgb, grey.expand(-1, 3, -1, -1) / 255)
     assert torch.allclose(Module(nn.Flatten(), "x", normalise="symmetric")(grey)[0], grey.flatten(1) / 127.5 - 1)
+    assert torch.allclose(Module(nn.Flatten(), "x", normalise="levels")(grey)[0], grey.flatten(1).float(), atol=1e-3)
     red = Module(nn.Flatten(), "x", normalise="imagenet", colour=True)(grey)[0].reshape(2, 3, 8, 8)[:, :1]
     assert torch.allclose(red, (grey / 255 - 0.485) / 0.229, atol=1e-5)
     assert Module(nn.Flatten(), "x", size=4)(grey)[0].shape == (2, 16)
@@ -153,6 +154,8 @@ def test_a_torchscript_file(pictures, tmp_path):
     expected = Module(network, "x", size=20, normalise="imagenet")(pictures())[0]
     assert torch.allclose(found(pictures())[0], expected, atol=1e-6)
     assert found.key != named(f"{tmp_path}/net.pt").key
+    (tmp_path / "run:step=3.pt").write_bytes((tmp_path / "net.pt").read_bytes())
+    assert named(f"{tmp_path}/run:step=3.pt").name == "features of run:step=3.pt"
 
 
 def test_an_onnx_file(pictures, tmp_path):
