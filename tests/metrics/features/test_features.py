@@ -1,5 +1,7 @@
 """The contract that every member of FEATURES keeps, and names and files."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -210,6 +212,26 @@ def test_missing_and_damaged_files_are_one_line(ending, tmp_path):
 )
 def test_unknown_names_and_arguments_are_refused(text, message):
     with pytest.raises(InputError, match=message) as caught:
+        named(text)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("package", "text"),
+    [
+        ("torch_fidelity", "inception"),
+        ("transformers", "dinov2"),
+        ("transformers", "clip"),
+        ("onnxruntime", "net.onnx"),
+    ],
+)
+def test_without_the_extra_it_is_one_line_that_names_it(package, text, monkeypatch, tmp_path):
+    (tmp_path / "net.onnx").touch()
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=r"pip install 'undiffuse\[metrics\]'") as caught:
         named(text)
     assert "\n" not in str(caught.value)
 
