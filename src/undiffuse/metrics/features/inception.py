@@ -73,4 +73,4 @@ def _network(path: str | Path | None) -> Any:
         with torch.random.fork_rng(devices=[]):  # layers draw their first weights before they are filled
             return FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=own)
     except (RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"{WEIGHTS.name} does not fit torch-fidelity's Inception-v3: {error}") from error
+        raise InputError(f"{WEIGHTS.name} does not fit this torch-fidelity: {str(error).splitlines()[0]}") from error
