@@ -7,8 +7,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 demo: install
 	$(BIN)/undiffuse demo
 
+# a process a core, each of one thread: most tests are small
 test: install-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow: install-dev
 	$(BIN)/python -m pytest -m slow
