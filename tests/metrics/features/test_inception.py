@@ -72,6 +72,7 @@ def test_clean_features_are_those_of_pictures_resized_before(theirs, pictures):
 
 
 def test_another_file_is_refused_before_anything_reads_it(tmp_path):
+    peers.torch_fidelity()
     wrong = tmp_path / inception.WEIGHTS.name
     torch.save({"weight": torch.zeros(3)}, wrong)
     with pytest.raises(InputError, match=r"its SHA-256 begins with \w{8}, not 6726825d") as caught:
