@@ -2,13 +2,16 @@
 
 import dataclasses
 import hashlib
+import importlib.util
 import math
 import types
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+import peers
 from undiffuse.errors import InputError
 from undiffuse.metrics import lpips
 from undiffuse.metrics.lpips import LPIPS, mean_lpips
@@ -52,8 +55,9 @@ def network(files, monkeypatch):
     return LPIPS()
 
 
-def test_the_distance_is_that_of_torch_fidelity(network, files, pictures, torch_fidelity, monkeypatch):
+def test_the_distance_is_that_of_torch_fidelity(network, files, pictures, monkeypatch):
     _, vgg, layers = files
+    torch_fidelity = peers.torch_fidelity()
     module = __import__("torch_fidelity.sample_similarity_lpips", fromlist=["x"])
     monkeypatch.setattr(module, "load_state_dict_from_url", lambda *_, **__: layers)
     monkeypatch.setattr(module, "torchvision_load_pretrained_vgg16", lambda **_: vgg)
@@ -98,8 +102,10 @@ def test_pictures_of_other_shapes_and_types_are_refused(others):
 
 def test_torchmetrics_carries_the_published_layers():
     """The checksum that we ask for is that of the copy which torchmetrics ships."""
-    torchmetrics = pytest.importorskip("torchmetrics")
-    file = torchmetrics.__path__[0] + "/functional/image/lpips_models/vgg.pth"
+    package = importlib.util.find_spec("torchmetrics")
+    if package is None:
+        pytest.skip("torchmetrics is not installed")
+    file = Path(package.submodule_search_locations[0], "functional/image/lpips_models/vgg.pth")
     layers = lpips.LAYERS.load(file)
     assert [tuple(layers[f"lin{i}.model.1.weight"].shape) for i in range(5)] == [(1, n, 1, 1) for n in CHANNELS]
     assert all(weight.min() >= 0 for weight in layers.values())

@@ -12,17 +12,6 @@ from undiffuse.metrics.features.vision import CLIP, DINOv2, pretrained
 transformers = pytest.importorskip("transformers")
 
 
-@pytest.fixture(scope="module")
-def dinov2(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("dinov2")
-    config = transformers.Dinov2Config(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=70, patch_size=14
-    )
-    torch.manual_seed(0)
-    transformers.Dinov2Model(config).save_pretrained(folder)
-    return folder
-
-
 def pillow(image, size, mean, deviation):
     """What dgm-eval does before its networks: Pillow's bicubic by float channel, clipped, normalised."""
     channels = [Image.fromarray(channel.numpy().astype(np.float32)) for channel in image]
