@@ -261,7 +261,7 @@ def _assign_free(values: dict[str, Any], key: str, value: Any) -> None:
         raise InputError(f"{key} is no key: {', '.join(values) or 'nothing'} is there, each with arguments of its own")
 
 
-C = TypeVar("C", bound=Configuration)
+C = TypeVar("C", bound=Section)
 
 
 def validated(values: dict[str, Any], kind: type[C] = Recipe) -> C:  # type: ignore[assignment]
