@@ -20,6 +20,7 @@ from undiffuse.pipeline import DEFAULTS, Pipeline
 from undiffuse.prediction import PREDICTIONS
 from undiffuse.samplers import GRIDS, understand
 from undiffuse.schedule import SCHEDULES
+from undiffuse.training import TRACKERS
 
 # names of conditions must not be those of the arguments they stand beside in `Pipeline.sample`
 RESERVED = set(inspect.signature(Pipeline.sample).parameters)
@@ -93,6 +94,14 @@ class Training(Section):
     validate_every: int = Field(200, ge=1)
     sample_every: int = Field(500, ge=1)
     snapshot_every: int | None = Field(None, ge=1, description="steps at which the averaged weights are kept for good")
+    track: str | None = Field(None, description="where the log is shown besides: tensorboard, wandb, none")
+
+    @field_validator("track")
+    @classmethod
+    def _known_tracker(cls, name: str | None) -> str | None:
+        if name is not None and name not in (*TRACKERS, "none"):
+            raise unknown("tracker", name, [*TRACKERS, "none"])
+        return None if name == "none" else name
 
     @model_validator(mode="after")
     def _one_bound(self) -> "Training":

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import inspect
+import json
 import math
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -28,7 +29,7 @@ from undiffuse.noise import NoiseSource
 from undiffuse.objective import OBJECTIVES, TIME_LAWS, WEIGHTS, BaseObjective, Objective
 from undiffuse.pipeline import Pipeline
 from undiffuse.registry import build
-from undiffuse.training import Batch, Event, Plan, Run, TrainState
+from undiffuse.training import Batch, Event, Plan, Run, TrainState, check_tracker, tracking
 
 VALIDATION_SAMPLES = 1024
 SAME_STD = 0.01  # relative difference under which two standard deviations of the data are one
@@ -162,6 +163,10 @@ def _facts(name: str, kind: str, split: Split) -> dict[str, Any]:
     return CONDITIONS[kind].facts(train, held_out, split.train.classes.get(name, ()))
 
 
+# of the section `training`: they change no bit of the weights
+FREE_OF_TRAINING = ("compile", "metrics", "metrics_every", "metrics_samples", "best", "track")
+
+
 def open_folder(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
     """Make the run folder, or check that it holds the same recipe; returns the recipe it holds.
 
@@ -179,7 +184,7 @@ def open_folder(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
     held = pipeline.read_spec(folder)
     # what the machine and the version decide may differ between the sessions of one run, the first one's holds; and how
     # the data are read may, which changes no bit of them
-    free = {"resolved": OF_THE_MACHINE, "data": ("memory", "workers"), "training": ("compile",)}
+    free = {"resolved": OF_THE_MACHINE, "data": ("memory", "workers"), "training": FREE_OF_TRAINING}
     ours = {
         **spec,
         **{s: {**spec[s], **{k: held.get(s, {}).get(k) for k in keys}} for s, keys in free.items() if s in spec},
@@ -240,6 +245,7 @@ class Experiment:
         spec = as_held(self.folder, whole(recipe, self.split, self.device))
         training, section = recipe.training, recipe.objective
         bounded = plan(training)
+        check_tracker(training.track)
         torch.manual_seed(training.seed)
         self.pipeline: Pipeline = pipeline.assemble(spec)
         self.pipeline.check_shape(self.pipeline.shape)
@@ -309,7 +315,8 @@ class Experiment:
             decoders=self.recipe.data.workers,
         )
         draw: Callable[[int], None] | None = self.preview if preview else None
-        with contextlib.closing(feed):
+        training, step = self.recipe.training, self.state.step
+        with contextlib.closing(feed), tracking(training.track, self.folder, self.spec, step) as self.run.trackers:
             yield from self.run.train(feed.batch, self.held_out, draw, lambda: feed.waited)
 
     def held_out(self) -> Iterator[Batch]:
@@ -334,7 +341,10 @@ class Experiment:
         rows = min(len(averaged.classes), 10) or 4
         images = averaged.sample(rows * 8, **conditions_by_class(averaged, self.split, rows, 8), steps=10)
         path = self.folder / "samples" / f"step-{step:08d}.png"
-        image.save(str(path), images, metadata={"step": str(step), "seed": "0"}, overwrite=True, columns=8)
+        facts = {"recipe": averaged.name, "run": str(self.folder), "step": step, "seed": 0, "n": rows * 8, "steps": 10}
+        image.save(str(path), images, metadata={"undiffuse": json.dumps(facts)}, overwrite=True, columns=8)
+        for tracker in self.run.trackers:
+            tracker.picture(step, path)
 
 
 def make_objective(section: ObjectiveSection, levels: int | None) -> BaseObjective:

@@ -10,6 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import undiffuse
+from tiny import tiny, train
 from undiffuse.classifying import ClassifierExperiment, ClassifierRecipe
 
 FEW = ("--n", 4, "--steps", 3)
@@ -35,9 +36,18 @@ def again(call, picture: Path, *options: object) -> Path:
 
 
 def assert_same(call, picture: Path, *options: object) -> None:
-    ours, theirs = pixels(again(call, picture, *options)), pixels(picture)
+    theirs = pixels(picture)
+    ours = pixels(again(call, picture, *options))
     assert ours.shape == theirs.shape
     assert np.abs(ours - theirs).max() <= 1
+
+
+@pytest.fixture(scope="module")
+def from_pictures(tmp_path_factory) -> Path:
+    """A run that makes digits from smaller ones."""
+    folder = tmp_path_factory.mktemp("conditioned") / "tiny"
+    train(tiny(folder, "condition={low: {name: image, of: sample, factor: 2}}", "sampling.guidance=1", steps=4))
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +95,23 @@ def test_arrays_are_made_again(call, run: Path, tmp_path: Path) -> None:
     assert np.load(tmp_path / "again.npz")["labels"].tolist() == [1, 1, 2, 2]
 
 
+def test_conditions_from_files_are_read_from_where_they_were(
+    call, refused, from_pictures: Path, tmp_path: Path
+) -> None:
+    low = tmp_path / "low"
+    low.mkdir()
+    for i in range(4):
+        Image.fromarray(np.full((4, 4), 60 * i, np.uint8)).save(low / f"{i}.png")
+    for name, given in {"one.png": low / "3.png", "folder": low}.items():
+        assert call("sample", from_pictures, *FEW, "-c", f"low={given}", "--out", tmp_path / name)[0] == 0
+    assert_same(call, tmp_path / "one.png")
+    assert_same(call, tmp_path / "folder" / "00002.png")
+    changed = again(call, tmp_path / "one.png", "-c", f"low={low / '0.png'}")
+    assert not np.array_equal(pixels(changed), pixels(tmp_path / "one.png"))
+    (low / "3.png").unlink()
+    refused(call("sample", "--like", tmp_path / "one.png", "--out", tmp_path / "x.png"), "low", str(low / "3.png"))
+
+
 def test_the_times_of_a_fitted_grid_are_in_the_picture(call, own_run: Path, tmp_path: Path) -> None:
     assert call("grid", own_run, "--steps", 3, "--n", 4)[0] == 0
     assert call("sample", own_run, *FEW, "--grid", "fitted", "--out", tmp_path / "x.png")[0] == 0
@@ -110,9 +137,7 @@ def test_options_beside_a_picture_change_what_they_say(call, run: Path, tmp_path
 def test_more_like_one_of_a_folder_go_on_from_its_seed(call, run: Path, tmp_path: Path) -> None:
     assert call("sample", run, *FEW, "--label", "0-3", "--seed", 5, "--out", tmp_path / "folder")[0] == 0
     assert call("sample", run, *FEW, "--label", 2, "--seed", 7, "--out", tmp_path / "four.npz")[0] == 0
-    code, _, err = call(
-        "sample", "--like", tmp_path / "folder" / "00002.png", "--n", 4, "--out", tmp_path / "more.npz"
-    )
+    code, _, err = call("sample", "--like", tmp_path / "folder" / "00002.png", "--n", 4, "--out", tmp_path / "more.npz")
     assert code == 0, err
     assert np.abs(pixels(tmp_path / "more.npz") - pixels(tmp_path / "four.npz")).max() <= 1
 
