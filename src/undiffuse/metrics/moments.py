@@ -13,6 +13,8 @@ from torch import Tensor
 from undiffuse.errors import InputError
 from undiffuse.files import atomic_path
 
+COLUMNS = 512  # of the lower triangle at a time: 5 eighths of the products of the whole matrix at 2,048
+
 
 @dataclass
 class Moments:
@@ -28,16 +30,17 @@ class Moments:
     so the result does not depend on how the set was cut, but for rounding (float64, on the host).
 
     Args:
-        n: how many; None where a file did not say, and `scatter` is then the covariance itself.
+        n: how many; None where a file did not say: nothing can be added then.
         mean: (d,).
-        scatter: (d, d), symmetric.
+        lower: the scatter's lower triangle, or the covariance's where n is None, in a matrix (d, d); what stands above
+            the diagonal has no meaning.
 
     Reference: Chan, Golub & LeVeque 1979, Updating formulae and a pairwise algorithm, eq. 2.1.
     """
 
     n: int | None
     mean: Float64[Tensor, " d"]
-    scatter: Float64[Tensor, "d d"]
+    lower: Float64[Tensor, "d d"]
 
     @classmethod
     def empty(cls, d: int) -> Self:
@@ -47,43 +50,51 @@ class Moments:
     @classmethod
     def of(cls, features: Float[Tensor, "n d"]) -> Self:
         """Of one set of features. Raises: InputError unless they are (N, d) and finite."""
-        moments = cls.empty(features.shape[-1] if features.ndim else 0)
+        check_features(features)
+        moments = cls.empty(features.shape[1])
         moments.update(features)
         return moments
+
+    def copy(self) -> "Moments":
+        """The same, to be added to without a change to these."""
+        return Moments(self.n, self.mean.clone(), self.lower.clone())
 
     def update(self, features: Float[Tensor, "n d"]) -> None:
         """Take in more features.
 
-        Raises: InputError unless they are (N, d) with the d of the others, and finite.
+        Raises: InputError unless they are (N, d) with the d of the others, and finite; and where n is not known.
         """
         check_features(features)
-        self._check_columns(features.shape[1])
-        if not len(features):
-            return
-        x = features.detach().cpu().double()
-        mean = x.mean(0)
-        x = x - mean
-        self._take(len(x), mean, x.T @ x)
+        n = self._count(features.shape[1])
+        if len(features):
+            x = features.detach().cpu().double()
+            mean = x.mean(0)
+            self._add(x - mean)
+            self._shift(n, len(x), mean)
 
     def merge(self, other: "Moments") -> None:
         """Take in what another stream saw, as if it had gone through this one.
 
         Raises: InputError for another number of columns, or where either does not know its n.
         """
-        self._check_columns(len(other.mean))
-        if other.n is None:
-            raise InputError("these moments do not say of how many samples they are, so they cannot be merged")
-        if other.n:
-            self._take(other.n, other.mean, other.scatter)
+        n, more = self._count(len(other.mean)), other._count(len(self.mean))
+        if more:
+            self.lower += other.lower
+            self._shift(n, more, other.mean)
+
+    @property
+    def scatter(self) -> Float64[Tensor, "d d"]:
+        """The whole matrix. Raises: InputError where n is not known."""
+        self._count(len(self.mean))
+        return self.lower.tril() + self.lower.tril(-1).T
 
     @property
     def covariance(self) -> Float64[Tensor, "d d"]:
         """The unbiased covariance. Raises: InputError for fewer than 2 samples."""
-        if self.n is None:
-            return self.scatter
-        if self.n < 2:
+        if self.n is not None and self.n < 2:
             raise InputError(f"a covariance needs 2 samples or more, not {self.n}")
-        return self.scatter / (self.n - 1)
+        whole = self.lower.tril() + self.lower.tril(-1).T
+        return whole if self.n is None else whole.div_(self.n - 1)
 
     def save(self, path: str | Path) -> None:
         """Write an .npz of `mu` and `sigma`, as the field shares them, and `n` where it is known.
@@ -122,18 +133,23 @@ class Moments:
         covariance = (covariance + covariance.T) / 2
         return cls(n, mean, covariance if n is None else covariance * (n - 1))
 
-    def _take(self, n: int, mean: Float64[Tensor, " d"], scatter: Float64[Tensor, "d d"]) -> None:
-        if self.n is None:
-            raise InputError("these moments do not say of how many samples they are, so no more can be taken in")
-        total = self.n + n
-        delta = mean - self.mean
-        self.mean = self.mean + delta * (n / total)
-        self.scatter = (self.scatter + scatter).addr_(delta, delta, alpha=self.n * n / total)
-        self.n = total
-
-    def _check_columns(self, d: int) -> None:
+    def _count(self, d: int) -> int:
         if d != len(self.mean):
             raise InputError(f"both sets need the same number of features, not {len(self.mean)} and {d}")
+        if self.n is None:
+            raise InputError("these moments do not say of how many samples they are, so they cannot be added to others")
+        return self.n
+
+    def _add(self, x: Float64[Tensor, "n d"]) -> None:
+        for i in range(0, x.shape[1], COLUMNS):
+            self.lower[i:, i : i + COLUMNS].addmm_(x[:, i:].T, x[:, i : i + COLUMNS])
+
+    def _shift(self, n: int, more: int, mean: Float64[Tensor, " d"]) -> None:
+        """The mean of both, and what its move adds to the scatter."""
+        delta = mean - self.mean
+        self._add(delta[None] * (n * more / (n + more)) ** 0.5)
+        self.mean = self.mean + delta * (more / (n + more))
+        self.n = n + more
 
 
 def check_features(features: Tensor, at_least: int = 0) -> None:
@@ -141,5 +157,5 @@ def check_features(features: Tensor, at_least: int = 0) -> None:
     if features.ndim != 2 or len(features) < at_least or not features.shape[1] or not features.is_floating_point():
         least = f" with N >= {at_least}" if at_least else ""
         raise InputError(f"features must be floating (N, d){least}, not {features.dtype} {tuple(features.shape)}")
-    if not features.isfinite().all():
+    if not features.sum(dtype=torch.float64).isfinite():  # one pass and no copy, where isfinite needs both
         raise InputError("features must be finite; some are NaN or infinite")

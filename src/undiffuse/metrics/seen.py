@@ -83,7 +83,7 @@ class Seen:
         """
         if (self.key, self.name) != (other.key, other.name):
             raise InputError(f"what was seen through {self.name} cannot be merged with what {other.name} saw")
-        moments = Moments(self.moments.n, self.moments.mean, self.moments.scatter)
+        moments = self.moments.copy()
         moments.merge(other.moments)
         return Seen(
             self.name,
