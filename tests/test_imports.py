@@ -38,7 +38,7 @@ MAY_SEE["systems"] = MAY_SEE["pipeline"] | {"pipeline"}
 MAY_SEE["serving"] = MAY_SEE["systems"] | {"systems"}
 SEE_ALL = {
     "__init__", "__main__", "acceleration", "classifying", "cli", "comparison", "config", "evaluation", "examples",
-    "experiment", "formats", "plots", "recipes", "reconstruction", "report",
+    "experiment", "formats", "monitoring", "plots", "recipes", "reconstruction", "report",
 }  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
 

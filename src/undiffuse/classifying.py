@@ -50,6 +50,16 @@ class ClassifierRecipe(Configuration):
     network: Named = Named(name="encoder", width=32, multipliers=[1, 2], blocks=1, dropout=0.1)
     training: Training = Training(steps=600)
 
+    @field_validator("training")
+    @classmethod
+    def _of_a_classifier(cls, training: Training) -> Training:
+        for key in ("metrics", "best"):
+            if getattr(training, key) is not None:
+                raise InputError(
+                    f"training.{key} is of models that draw samples, and this is a classifier: leave it out"
+                )
+        return training
+
     @field_validator("network")
     @classmethod
     def _known(cls, network: Named) -> Named:

@@ -14,6 +14,7 @@ from undiffuse.conditioning import CONDITIONS
 from undiffuse.conditioning.conditioner import check_name
 from undiffuse.data import SOURCES
 from undiffuse.errors import InputError, unknown
+from undiffuse.monitoring import MONITORED
 from undiffuse.networks import NETWORKS
 from undiffuse.objective import OBJECTIVES, TIME_LAWS, WEIGHTS
 from undiffuse.pipeline import DEFAULTS, Pipeline
@@ -94,7 +95,19 @@ class Training(Section):
     validate_every: int = Field(200, ge=1)
     sample_every: int = Field(500, ge=1)
     snapshot_every: int | None = Field(None, ge=1, description="steps at which the averaged weights are kept for good")
+    metrics: list[str] | None = Field(None, description="measured on the way, of the averaged weights")
+    metrics_every: int = Field(500, ge=1, description="steps")
+    metrics_samples: int = Field(200, ge=2, description="samples that are drawn for them each time")
+    best: str | None = Field(None, description="validation_loss, or a metric: the weights where it is best are kept")
     track: str | None = Field(None, description="where the log is shown besides: tensorboard, wandb, none")
+
+    @field_validator("metrics")
+    @classmethod
+    def _known_metrics(cls, names: list[str] | None) -> list[str] | None:
+        for name in names or ():
+            if name not in MONITORED:
+                raise unknown("metric of training", name, MONITORED)
+        return names or None
 
     @field_validator("track")
     @classmethod
@@ -107,6 +120,18 @@ class Training(Section):
     def _one_bound(self) -> "Training":
         if self.steps is not None and self.minutes is not None:
             raise ValueError("give training.steps or training.minutes, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _measured_best(self) -> "Training":
+        measured = [number for name in self.metrics or () for number in MONITORED[name]]
+        if self.best is not None and self.best not in ("validation_loss", *measured):
+            ways = {number: name for name, numbers in MONITORED.items() for number in numbers}
+            if self.best not in ways:
+                raise unknown("number to be best in", self.best, ["validation_loss", *ways])
+            raise InputError(
+                f"training.best={self.best} is not measured: give training.metrics=[{ways[self.best]}] too"
+            )
         return self
 
 

@@ -25,17 +25,20 @@ from undiffuse.errors import InputError
 from undiffuse.examples import centred, conditions_by_class, conditions_of, drawn, leading
 from undiffuse.files import write_text
 from undiffuse.modalities import image
+from undiffuse.monitoring import HIGHER, Monitor
 from undiffuse.noise import NoiseSource
 from undiffuse.objective import OBJECTIVES, TIME_LAWS, WEIGHTS, BaseObjective, Objective
 from undiffuse.pipeline import Pipeline
 from undiffuse.registry import build
-from undiffuse.training import Batch, Event, Plan, Run, TrainState, check_tracker, tracking
+from undiffuse.training import Batch, Best, Event, Plan, Run, TrainState, check_tracker, tracking
 
 VALIDATION_SAMPLES = 1024
 SAME_STD = 0.01  # relative difference under which two standard deviations of the data are one
 MOST_MEASURED = 1 << 27  # numbers that the data's standard deviation is taken over
 # what a killed write of one of a run's own files leaves behind
-LEFTOVER = re.compile(r"\.(recipe|model|metrics|evaluation|report|compare|step-\d+)-\w+\.partial\.\w+|\.tmp\w{6}")
+LEFTOVER = re.compile(
+    r"\.(recipe|model|best|features|metrics|evaluation|report|compare|step-\d+)-\w+\.partial\.\w+|\.tmp\w{6}"
+)
 VALIDATION_SEEDS = 1 << 62  # above every seed of training, so that the streams are others
 
 
@@ -271,13 +274,20 @@ class Experiment:
                     )
         self.pipeline.to(self.device)
         self._try(objective.to(self.device))
+        self.monitor = self._monitor()
         self.spec = open_folder(self.folder, spec)
         self.settings = spec["resolved"]  # of this session; those in the folder are of the first
         denoiser = self.pipeline.denoiser
         self.state = TrainState(denoiser, objective, training.learning_rate, training.weight_decay)
         acceleration.accelerate(denoiser.network, spec["resolved"], self.device)  # of this session, wherever it runs
-        self.run = Run(self.folder, self.state, bounded)
+        best = training.best and Best(self.folder / pipeline.BEST, training.best, training.best in HIGHER)
+        self.run = Run(self.folder, self.state, bounded, best or None)
         self.resumed = self.run.resume()
+
+    def _monitor(self) -> Monitor | None:
+        """What measures this run on the way, where it is asked for. Raises: InputError where it cannot."""
+        names, n = self.recipe.training.metrics, self.recipe.training.metrics_samples
+        return Monitor(names, n, self.pipeline, self.split, self.folder) if names else None
 
     @torch.no_grad()
     def _try(self, objective: BaseObjective) -> None:
@@ -317,7 +327,11 @@ class Experiment:
         draw: Callable[[int], None] | None = self.preview if preview else None
         training, step = self.recipe.training, self.state.step
         with contextlib.closing(feed), tracking(training.track, self.folder, self.spec, step) as self.run.trackers:
-            yield from self.run.train(feed.batch, self.held_out, draw, lambda: feed.waited)
+            yield from self.run.train(feed.batch, self.held_out, draw, lambda: feed.waited, self._measure())
+
+    def _measure(self) -> Callable[[int], dict[str, Any]] | None:
+        monitor = self.monitor
+        return None if monitor is None else lambda step: monitor(self.averaged())
 
     def held_out(self) -> Iterator[Batch]:
         """Held-out batches with fixed seeds, at most `VALIDATION_SAMPLES` samples."""

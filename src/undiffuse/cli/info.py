@@ -12,6 +12,7 @@ from undiffuse import pipeline, recipes
 from undiffuse.cli.common import AsJson, app
 from undiffuse.cli.request import read_facts
 from undiffuse.conditioning import Condition
+from undiffuse.weights import description
 
 
 @app.command()
@@ -107,6 +108,8 @@ def _of_model(path: Path) -> dict[str, Any]:
     resolved, log = pipeline.read_spec(path)["resolved"], read_metrics(path)
     kept = pipeline.snapshots(path)
     facts |= {"snapshots": kept} if kept else {}
+    best = description(path / pipeline.BEST)
+    facts |= {"best": f"step {best['step']}, {best['metric']} {best['value']:g}"} if best else {}
     facts |= {"classifier": str(path / FOLDER)} if (path / FOLDER / "model.safetensors").is_file() else {}
     return facts | {
         "steps": max((line["step"] for line in log), default=0),
