@@ -148,8 +148,8 @@ def read_metadata(path: str | Path) -> dict[str, str]:
             with np.load(path, allow_pickle=False) as arrays:
                 found = json.loads(str(arrays["metadata"])) if "metadata" in arrays.files else {}
         else:
-            with Image.open(path) as picture:  # the pixels are not decoded
-                found = picture.info
+            with Image.open(path) as picture:
+                found = getattr(picture, "text", picture.info)  # of a PNG: chunks behind the pixels too
     except Exception as error:  # Pillow, numpy and zipfile raise a dozen kinds on damaged bytes
         raise InputError(f"cannot read {path}: {str(error).splitlines()[0] if str(error) else error!r}") from error
     return {str(key): value for key, value in found.items() if isinstance(value, str)}
