@@ -54,7 +54,7 @@ def frechet_distance(a: Float[Tensor, "n d"] | Moments, b: Float[Tensor, "m d"] 
     return _distance(a, b, squares)
 
 
-def frechet(samples: Seen, reference: Seen) -> list[Measurement]:
+def measure_frechet_distance(samples: Seen, reference: Seen) -> list[Measurement]:
     """The Frechet distance with its standard error, "fid" where the features are those of the FID papers.
 
     What one sample adds to the distance is, to first order, its influence

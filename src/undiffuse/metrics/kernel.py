@@ -57,7 +57,7 @@ def kernel_distance(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> tuple[f
     return float(distance), math.sqrt(max(variance, second))
 
 
-def kernel(samples: Seen, reference: Seen) -> list[Measurement]:
+def measure_kernel_distance(samples: Seen, reference: Seen) -> list[Measurement]:
     """The kernel distance, KID over the features of the FID papers. Raises: InputError as `kernel_distance`."""
     assert samples.features is not None and reference.features is not None
     value, error = kernel_distance(samples.features, reference.features)

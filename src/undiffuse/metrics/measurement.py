@@ -14,13 +14,14 @@ Z = 1.959963984540054  # 95 % of a normal law lies within so many standard devia
 WORDS = {
     "fid": "FID",
     "kid": "KID",
+    "inception-score": "Inception Score",
     "frechet-distance": "Frechet distance",
     "psnr": "PSNR",
     "ssim": "SSIM",
     "lpips": "LPIPS",
     "clip-score": "CLIP score",
 }
-OF_INCEPTION = {"fid", "kid", "inception-score"}  # names that say which features they are over
+OF_INCEPTION = {"fid", "kid", "inception-score"}  # whose names say which features they are over
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,11 @@ class Measurement:
     @property
     def label(self) -> str:
         """What it is in words: "FID", "Frechet distance over 64 classifier features", "Recall over ..., class 3"."""
+        over, inception = self.settings.get("features"), self.settings.get("inception")
         words = WORDS.get(self.metric, self.metric.replace("-", " ").capitalize())
-        over = self.settings.get("features")
-        named = self.metric == "fid" or (self.metric in OF_INCEPTION and self.settings.get("inception"))
-        words += f" over {over}" if over and not named else ""
+        if self.metric == "kid" and not inception:
+            words = "Kernel distance"
+        words += f" over {over}" if over and not (inception and self.metric in OF_INCEPTION) else ""
         return words if self.of is None else f"{words}, class {self.of}"
 
     def comparable(self, other: "Measurement") -> bool:
