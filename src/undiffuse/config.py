@@ -9,12 +9,13 @@ from typing import Any, Literal, Self, TypeVar, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from undiffuse import metrics
 from undiffuse.codecs import CODECS
 from undiffuse.conditioning import CONDITIONS
 from undiffuse.conditioning.conditioner import check_name
 from undiffuse.data import SOURCES
 from undiffuse.errors import InputError, unknown
-from undiffuse.monitoring import MONITORED
+from undiffuse.metrics.suite import NUMBERS
 from undiffuse.networks import NETWORKS
 from undiffuse.objective import OBJECTIVES, TIME_LAWS, WEIGHTS
 from undiffuse.pipeline import DEFAULTS, Pipeline
@@ -25,6 +26,8 @@ from undiffuse.training import TRACKERS
 
 # names of conditions must not be those of the arguments they stand beside in `Pipeline.sample`
 RESERVED = set(inspect.signature(Pipeline.sample).parameters)
+
+VALIDATION_LOSS = "validation_loss"
 
 
 class Section(BaseModel):
@@ -104,10 +107,17 @@ class Training(Section):
     @field_validator("metrics")
     @classmethod
     def _known_metrics(cls, names: list[str] | None) -> list[str] | None:
-        for name in names or ():
-            if name not in MONITORED:
-                raise unknown("metric of training", name, MONITORED)
+        metrics.check(names or ())
         return names or None
+
+    @field_validator("best")
+    @classmethod
+    def _known_number(cls, name: str | None) -> str | None:
+        if name not in (None, VALIDATION_LOSS) and name not in NUMBERS:
+            raise unknown("number to be best in", name, [VALIDATION_LOSS, *NUMBERS])
+        if name not in (None, VALIDATION_LOSS) and metrics.better(str(name)) is None:
+            raise InputError(f"no weights are best in {name}: neither lower nor higher is better of it")
+        return name
 
     @field_validator("track")
     @classmethod
@@ -120,18 +130,6 @@ class Training(Section):
     def _one_bound(self) -> "Training":
         if self.steps is not None and self.minutes is not None:
             raise ValueError("give training.steps or training.minutes, not both")
-        return self
-
-    @model_validator(mode="after")
-    def _measured_best(self) -> "Training":
-        measured = [number for name in self.metrics or () for number in MONITORED[name]]
-        if self.best is not None and self.best not in ("validation_loss", *measured):
-            ways = {number: name for name, numbers in MONITORED.items() for number in numbers}
-            if self.best not in ways:
-                raise unknown("number to be best in", self.best, ["validation_loss", *ways])
-            raise InputError(
-                f"training.best={self.best} is not measured: give training.metrics=[{ways[self.best]}] too"
-            )
         return self
 
 

@@ -25,12 +25,12 @@ from undiffuse.errors import InputError
 from undiffuse.examples import centred, conditions_by_class, conditions_of, drawn, leading
 from undiffuse.files import write_text
 from undiffuse.modalities import image
-from undiffuse.monitoring import HIGHER, Monitor
+from undiffuse.monitoring import monitored
 from undiffuse.noise import NoiseSource
 from undiffuse.objective import OBJECTIVES, TIME_LAWS, WEIGHTS, BaseObjective, Objective
 from undiffuse.pipeline import Pipeline
 from undiffuse.registry import build
-from undiffuse.training import Batch, Best, Event, Plan, Run, TrainState, check_tracker, tracking
+from undiffuse.training import Batch, Event, Plan, Run, TrainState, check_tracker, tracking
 
 VALIDATION_SAMPLES = 1024
 SAME_STD = 0.01  # relative difference under which two standard deviations of the data are one
@@ -274,20 +274,14 @@ class Experiment:
                     )
         self.pipeline.to(self.device)
         self._try(objective.to(self.device))
-        self.monitor = self._monitor()
+        self.monitor, best = monitored(training, self.pipeline, self.split, self.folder)
         self.spec = open_folder(self.folder, spec)
         self.settings = spec["resolved"]  # of this session; those in the folder are of the first
         denoiser = self.pipeline.denoiser
         self.state = TrainState(denoiser, objective, training.learning_rate, training.weight_decay)
         acceleration.accelerate(denoiser.network, spec["resolved"], self.device)  # of this session, wherever it runs
-        best = training.best and Best(self.folder / pipeline.BEST, training.best, training.best in HIGHER)
-        self.run = Run(self.folder, self.state, bounded, best or None)
+        self.run = Run(self.folder, self.state, bounded, best)
         self.resumed = self.run.resume()
-
-    def _monitor(self) -> Monitor | None:
-        """What measures this run on the way, where it is asked for. Raises: InputError where it cannot."""
-        names, n = self.recipe.training.metrics, self.recipe.training.metrics_samples
-        return Monitor(names, n, self.pipeline, self.split, self.folder) if names else None
 
     @torch.no_grad()
     def _try(self, objective: BaseObjective) -> None:
@@ -325,13 +319,10 @@ class Experiment:
             decoders=self.recipe.data.workers,
         )
         draw: Callable[[int], None] | None = self.preview if preview else None
-        training, step = self.recipe.training, self.state.step
+        monitor, training, step = self.monitor, self.recipe.training, self.state.step
+        measure = None if monitor is None else lambda step: monitor(self.averaged())
         with contextlib.closing(feed), tracking(training.track, self.folder, self.spec, step) as self.run.trackers:
-            yield from self.run.train(feed.batch, self.held_out, draw, lambda: feed.waited, self._measure())
-
-    def _measure(self) -> Callable[[int], dict[str, Any]] | None:
-        monitor = self.monitor
-        return None if monitor is None else lambda step: monitor(self.averaged())
+            yield from self.run.train(feed.batch, self.held_out, draw, lambda: feed.waited, measure)
 
     def held_out(self) -> Iterator[Batch]:
         """Held-out batches with fixed seeds, at most `VALIDATION_SAMPLES` samples."""

@@ -1,6 +1,7 @@
 """The best weights on the way: which are kept, and that a run that died keeps the same."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -41,6 +42,7 @@ def test_numbers_of_other_counts_or_metrics_are_not_compared(tmp_path: Path) -> 
     assert Best(path, "other").offer(state, {"other": 10.0, "some_samples": 20})
 
 
+@pytest.mark.slow
 def test_the_best_validation_loss_is_kept_and_loaded_and_a_run_that_died_keeps_the_same(tmp_path: Path) -> None:
     settings = ("training.best=validation_loss", "training.validate_every=2", "training.learning_rate=0.02")
     whole, died = tmp_path / "whole", tmp_path / "died"
@@ -62,7 +64,8 @@ def test_best_weights_that_were_not_kept_or_not_measured_are_refused(run: Path, 
     refused(call("sample", run, "--step", "bets", "--out", tmp_path / "x.png"), "'bets'", "'best'")
     for value, words in {
         "validation_los": "did you mean 'validation_loss'",
-        "frechet-distance": r"give training.metrics=\[frechet-distance\] too",
+        "frechet-distance": r"not measured by training.metrics=\[...\]: nothing is",
+        "diversity": "neither lower nor higher",
     }.items():
         with pytest.raises(InputError, match=words):
             tiny(tmp_path / "run", f"training.best={value}")
@@ -71,7 +74,7 @@ def test_best_weights_that_were_not_kept_or_not_measured_are_refused(run: Path, 
 
 def test_a_clock_that_is_stopped_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([10.0, 20.0, 50.0, 60.0])
-    monkeypatch.setattr("undiffuse.training.clock.time.monotonic", lambda: next(seconds))
+    monkeypatch.setattr("undiffuse.training.clock.time", SimpleNamespace(monotonic=lambda: next(seconds)))
     clock = Clock()
     assert clock.now() == 10
     with clock.stopped():

@@ -76,9 +76,12 @@ WAYS = {
     "solver": ["--sampler", "ddim:eta=0.5", "--grid", "log-snr"],
     "size": ["--size", "16x8"],
 }
+FAST = ("labels", "interval and rescale", "classifier", "stochastic")
 
 
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in WAYS]
+)
 def test_pictures_are_made_again_from_what_is_in_them(call, guided: Path, tmp_path: Path, name: str) -> None:
     """A grid, and one picture of a folder: the sample at its place, alone and in its own size."""
     for out in (tmp_path / "grid.png", tmp_path / "folder"):
@@ -112,6 +115,7 @@ def test_conditions_from_files_are_read_from_where_they_were(
     refused(call("sample", "--like", tmp_path / "one.png", "--out", tmp_path / "x.png"), "low", str(low / "3.png"))
 
 
+@pytest.mark.slow
 def test_the_times_of_a_fitted_grid_are_in_the_picture(call, own_run: Path, tmp_path: Path) -> None:
     assert call("grid", own_run, "--steps", 3, "--n", 4)[0] == 0
     assert call("sample", own_run, *FEW, "--grid", "fitted", "--out", tmp_path / "x.png")[0] == 0

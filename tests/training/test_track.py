@@ -41,6 +41,7 @@ def logged(folder: Path, name: str) -> list[tuple[int, float]]:
     return [(line["step"], line[name]) for line in read_metrics(folder) if name in line]
 
 
+@pytest.mark.slow  # it takes seconds to import
 def test_tensorboard_holds_the_log_also_after_a_run_that_died(tmp_path: Path) -> None:
     accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     folder = tmp_path / "run"
