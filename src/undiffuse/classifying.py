@@ -33,7 +33,7 @@ from undiffuse.noise import NoiseSource
 from undiffuse.prediction import Level
 from undiffuse.registry import build
 from undiffuse.schedule import along_batch
-from undiffuse.training import Batch, ClassifierObjective, Event, Run, TrainState, read_metrics
+from undiffuse.training import Batch, ClassifierObjective, Event, Run, TrainState, check_tracker, read_metrics, tracking
 from undiffuse.weights import fill, read
 
 FOLDER = "classifier"  # of the run
@@ -49,6 +49,16 @@ class ClassifierRecipe(Configuration):
 
     network: Named = Named(name="encoder", width=32, multipliers=[1, 2], blocks=1, dropout=0.1)
     training: Training = Training(steps=600)
+
+    @field_validator("training")
+    @classmethod
+    def _of_a_classifier(cls, training: Training) -> Training:
+        for key in ("metrics", "best"):
+            if getattr(training, key) is not None:
+                raise InputError(
+                    f"training.{key} is of models that draw samples, and this is a classifier: leave it out"
+                )
+        return training
 
     @field_validator("network")
     @classmethod
@@ -128,6 +138,7 @@ class ClassifierExperiment:
         self.shape = tuple(beside["resolved"]["shape"])
         self.codec: Any = build("codec", CODECS, beside["codec"], {})
         bounded = plan(recipe.training)
+        check_tracker(recipe.training.track)
         spec = {
             **config.plain(recipe),
             "schedule": beside["schedule"],
@@ -177,7 +188,8 @@ class ClassifierExperiment:
             self.device,
             decoders=self.of.data.workers,
         )
-        with contextlib.closing(feed):
+        track, step = training.track, self.state.step
+        with contextlib.closing(feed), tracking(track, self.folder, self.spec, step) as self.run.trackers:
             yield from self.run.train(feed.batch, self.held_out, waited=lambda: feed.waited)
 
     def held_out(self) -> Iterator[Batch]:

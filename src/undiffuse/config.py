@@ -9,20 +9,25 @@ from typing import Any, Literal, Self, TypeVar, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from undiffuse import metrics
 from undiffuse.codecs import CODECS
 from undiffuse.conditioning import CONDITIONS
 from undiffuse.conditioning.conditioner import check_name
 from undiffuse.data import SOURCES
 from undiffuse.errors import InputError, unknown
+from undiffuse.metrics.suite import NUMBERS
 from undiffuse.networks import NETWORKS
 from undiffuse.objective import OBJECTIVES, TIME_LAWS, WEIGHTS
 from undiffuse.pipeline import DEFAULTS, Pipeline
 from undiffuse.prediction import PREDICTIONS
 from undiffuse.samplers import GRIDS, understand
 from undiffuse.schedule import SCHEDULES
+from undiffuse.training import TRACKERS
 
 # names of conditions must not be those of the arguments they stand beside in `Pipeline.sample`
 RESERVED = set(inspect.signature(Pipeline.sample).parameters)
+
+VALIDATION_LOSS = "validation_loss"
 
 
 class Section(BaseModel):
@@ -93,6 +98,33 @@ class Training(Section):
     validate_every: int = Field(200, ge=1)
     sample_every: int = Field(500, ge=1)
     snapshot_every: int | None = Field(None, ge=1, description="steps at which the averaged weights are kept for good")
+    metrics: list[str] | None = Field(None, description="measured on the way, of the averaged weights")
+    metrics_every: int = Field(500, ge=1, description="steps")
+    metrics_samples: int = Field(200, ge=2, description="samples that are drawn for them each time")
+    best: str | None = Field(None, description="validation_loss, or a metric: the weights where it is best are kept")
+    track: str | None = Field(None, description="where the log is shown besides: tensorboard, wandb, none")
+
+    @field_validator("metrics")
+    @classmethod
+    def _known_metrics(cls, names: list[str] | None) -> list[str] | None:
+        metrics.check(names or ())
+        return names or None
+
+    @field_validator("best")
+    @classmethod
+    def _known_number(cls, name: str | None) -> str | None:
+        if name not in (None, VALIDATION_LOSS) and name not in NUMBERS:
+            raise unknown("number to be best in", name, [VALIDATION_LOSS, *NUMBERS])
+        if name not in (None, VALIDATION_LOSS) and metrics.better(str(name)) is None:
+            raise InputError(f"no weights are best in {name}: neither lower nor higher is better of it")
+        return name
+
+    @field_validator("track")
+    @classmethod
+    def _known_tracker(cls, name: str | None) -> str | None:
+        if name is not None and name not in (*TRACKERS, "none"):
+            raise unknown("tracker", name, [*TRACKERS, "none"])
+        return None if name == "none" else name
 
     @model_validator(mode="after")
     def _one_bound(self) -> "Training":
@@ -261,7 +293,7 @@ def _assign_free(values: dict[str, Any], key: str, value: Any) -> None:
         raise InputError(f"{key} is no key: {', '.join(values) or 'nothing'} is there, each with arguments of its own")
 
 
-C = TypeVar("C", bound=Configuration)
+C = TypeVar("C", bound=Section)
 
 
 def validated(values: dict[str, Any], kind: type[C] = Recipe) -> C:  # type: ignore[assignment]

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import inspect
+import json
 import math
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -24,17 +25,20 @@ from undiffuse.errors import InputError
 from undiffuse.examples import centred, conditions_by_class, conditions_of, drawn, leading
 from undiffuse.files import write_text
 from undiffuse.modalities import image
+from undiffuse.monitoring import monitored
 from undiffuse.noise import NoiseSource
 from undiffuse.objective import OBJECTIVES, TIME_LAWS, WEIGHTS, BaseObjective, Objective
 from undiffuse.pipeline import Pipeline
 from undiffuse.registry import build
-from undiffuse.training import Batch, Event, Plan, Run, TrainState
+from undiffuse.training import Batch, Event, Plan, Run, TrainState, check_tracker, tracking
 
 VALIDATION_SAMPLES = 1024
 SAME_STD = 0.01  # relative difference under which two standard deviations of the data are one
 MOST_MEASURED = 1 << 27  # numbers that the data's standard deviation is taken over
 # what a killed write of one of a run's own files leaves behind
-LEFTOVER = re.compile(r"\.(recipe|model|metrics|evaluation|report|compare|step-\d+)-\w+\.partial\.\w+|\.tmp\w{6}")
+LEFTOVER = re.compile(
+    r"\.(recipe|model|best|features|metrics|evaluation|report|compare|step-\d+)-\w+\.partial\.\w+|\.tmp\w{6}"
+)
 VALIDATION_SEEDS = 1 << 62  # above every seed of training, so that the streams are others
 
 
@@ -162,6 +166,10 @@ def _facts(name: str, kind: str, split: Split) -> dict[str, Any]:
     return CONDITIONS[kind].facts(train, held_out, split.train.classes.get(name, ()))
 
 
+# of the section `training`: they change no bit of the weights
+FREE_OF_TRAINING = ("compile", "metrics", "metrics_every", "metrics_samples", "best", "track")
+
+
 def open_folder(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
     """Make the run folder, or check that it holds the same recipe; returns the recipe it holds.
 
@@ -179,7 +187,7 @@ def open_folder(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
     held = pipeline.read_spec(folder)
     # what the machine and the version decide may differ between the sessions of one run, the first one's holds; and how
     # the data are read may, which changes no bit of them
-    free = {"resolved": OF_THE_MACHINE, "data": ("memory", "workers"), "training": ("compile",)}
+    free = {"resolved": OF_THE_MACHINE, "data": ("memory", "workers"), "training": FREE_OF_TRAINING}
     ours = {
         **spec,
         **{s: {**spec[s], **{k: held.get(s, {}).get(k) for k in keys}} for s, keys in free.items() if s in spec},
@@ -240,6 +248,7 @@ class Experiment:
         spec = as_held(self.folder, whole(recipe, self.split, self.device))
         training, section = recipe.training, recipe.objective
         bounded = plan(training)
+        check_tracker(training.track)
         torch.manual_seed(training.seed)
         self.pipeline: Pipeline = pipeline.assemble(spec)
         self.pipeline.check_shape(self.pipeline.shape)
@@ -265,12 +274,13 @@ class Experiment:
                     )
         self.pipeline.to(self.device)
         self._try(objective.to(self.device))
+        self.monitor, best = monitored(training, self.pipeline, self.split, self.folder)
         self.spec = open_folder(self.folder, spec)
         self.settings = spec["resolved"]  # of this session; those in the folder are of the first
         denoiser = self.pipeline.denoiser
         self.state = TrainState(denoiser, objective, training.learning_rate, training.weight_decay)
         acceleration.accelerate(denoiser.network, spec["resolved"], self.device)  # of this session, wherever it runs
-        self.run = Run(self.folder, self.state, bounded)
+        self.run = Run(self.folder, self.state, bounded, best)
         self.resumed = self.run.resume()
 
     @torch.no_grad()
@@ -309,8 +319,10 @@ class Experiment:
             decoders=self.recipe.data.workers,
         )
         draw: Callable[[int], None] | None = self.preview if preview else None
-        with contextlib.closing(feed):
-            yield from self.run.train(feed.batch, self.held_out, draw, lambda: feed.waited)
+        monitor, training, step = self.monitor, self.recipe.training, self.state.step
+        measure = None if monitor is None else lambda step: monitor(self.averaged())
+        with contextlib.closing(feed), tracking(training.track, self.folder, self.spec, step) as self.run.trackers:
+            yield from self.run.train(feed.batch, self.held_out, draw, lambda: feed.waited, measure)
 
     def held_out(self) -> Iterator[Batch]:
         """Held-out batches with fixed seeds, at most `VALIDATION_SAMPLES` samples."""
@@ -334,7 +346,10 @@ class Experiment:
         rows = min(len(averaged.classes), 10) or 4
         images = averaged.sample(rows * 8, **conditions_by_class(averaged, self.split, rows, 8), steps=10)
         path = self.folder / "samples" / f"step-{step:08d}.png"
-        image.save(str(path), images, metadata={"step": str(step), "seed": "0"}, overwrite=True, columns=8)
+        facts = {"recipe": averaged.name, "run": str(self.folder), "step": step, "seed": 0, "n": rows * 8, "steps": 10}
+        image.save(str(path), images, metadata={"undiffuse": json.dumps(facts)}, overwrite=True, columns=8)
+        for tracker in self.run.trackers:
+            tracker.picture(step, path)
 
 
 def make_objective(section: ObjectiveSection, levels: int | None) -> BaseObjective:

@@ -1,15 +1,19 @@
 """Tensors on disk: safetensors with a JSON description in the header. Nothing is ever unpickled."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from undiffuse.errors import InputError
 from undiffuse.files import atomic_path
+
+FINGERPRINTED = 1024  # numbers of each tensor: trained weights differ everywhere, and large models stay quick
 
 
 def write(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
@@ -52,3 +56,22 @@ def fill(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
                 f"there and {tuple(value.shape)} here"
             )
     module.load_state_dict(weights)
+
+
+def description(path: Path) -> dict[str, Any]:
+    """The description of a safetensors file alone; {} where there is no such file, or it cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = json.loads((file.metadata() or {}).get("undiffuse", "{}"))
+    except (SafetensorError, OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def fingerprint(module: nn.Module) -> str:
+    """16 hexadecimal digits that tell the weights of a module from others, on any device: a part of a SHA-256."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        first = value.detach().flatten()[:FINGERPRINTED].cpu().contiguous()
+        digest.update(name.encode() + first.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -32,6 +32,9 @@ GuidanceScale = Annotated[float | None, typer.Option(help="Scale; 0 unconditiona
 SamplerName = Annotated[
     str | None, typer.Option(help="ddim:eta=0.5, dpm++, 'DPM++ 2M Karras', ...: see `undiffuse samplers`.")
 ]
+StepName = Annotated[
+    str | None, typer.Option(metavar="STEP|best", help="Earlier weights: of a snapshot, or the best that were kept.")
+]
 GridName = Annotated[str | None, typer.Option(help="Time grid: uniform, log-snr, karras, ..., or a fitted one.")]
 
 
@@ -68,6 +71,11 @@ def parse_size(text: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     if not match:
         raise InputError(f"--size is HEIGHTxWIDTH or one number, not {text!r}")
     return (shape[0], int(match[1]), int(match[2] or match[1]))
+
+
+def parse_step(text: str | None) -> int | str | None:
+    """`--step` as `load` takes it."""
+    return int(text) if text is not None and text.isdecimal() else text
 
 
 def parse_integers(option: str, text: str, least: int, below: float = math.inf) -> list[int]:

@@ -10,15 +10,19 @@ import typer
 import undiffuse
 from undiffuse import pipeline, recipes
 from undiffuse.cli.common import AsJson, app
+from undiffuse.cli.request import read_facts
 from undiffuse.conditioning import Condition
+from undiffuse.weights import description
 
 
 @app.command()
 def info(
-    run: Annotated[Path | None, typer.Argument(help="A run folder; without one, the installation.")] = None,
+    run: Annotated[
+        Path | None, typer.Argument(help="A run, or a picture, an .npz or a folder of pictures; without: what is there")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a run is, or what is installed and known.
+    """Say what a run is, how a picture was made, or what is installed and known.
 
     Example: undiffuse info runs/demo --json
     """
@@ -42,6 +46,10 @@ def info(
             "grids": list(samplers.GRIDS),
             "guidances": list(guidance.GUIDANCES),
         }
+    elif run.is_file():
+        facts = {"picture": str(run), **read_facts(run)}
+    elif pictures := _pictures(run):
+        facts = _of_pictures(run, pictures)
     else:
         facts = _of_model(run)
     if as_json:
@@ -49,6 +57,22 @@ def info(
         return
     for key, value in facts.items():
         typer.echo(f"{key:>12}  {', '.join(map(str, value)) if isinstance(value, list) else value}")
+
+
+def _pictures(path: Path) -> list[Path]:
+    """The PNGs of a folder that is no model's."""
+    model = any((path / name).exists() for name in ("recipe.yaml", "model_index.json", "config.json"))
+    return [] if model else sorted(path.glob("*.png"))
+
+
+def _of_pictures(folder: Path, pictures: list[Path]) -> dict[str, Any]:
+    """What is recorded in the pictures of a folder: once where it is the same in all, else the values in turn."""
+    each = [read_facts(picture) for picture in pictures]
+    facts: dict[str, Any] = {"pictures": str(folder), "files": len(pictures)}
+    for name in dict.fromkeys(name for found in each for name in found):
+        values = [found.get(name) for found in each]
+        facts[name] = values[0] if all(value == values[0] for value in values) else values
+    return facts
 
 
 def _of_part(part: Condition) -> str:
@@ -84,6 +108,8 @@ def _of_model(path: Path) -> dict[str, Any]:
     resolved, log = pipeline.read_spec(path)["resolved"], read_metrics(path)
     kept = pipeline.snapshots(path)
     facts |= {"snapshots": kept} if kept else {}
+    best = description(path / pipeline.BEST)
+    facts |= {"best": f"step {best['step']}, {best['metric']} {best['value']:g}"} if best else {}
     facts |= {"classifier": str(path / FOLDER)} if (path / FOLDER / "model.safetensors").is_file() else {}
     return facts | {
         "steps": max((line["step"] for line in log), default=0),

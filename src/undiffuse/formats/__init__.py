@@ -16,12 +16,12 @@ def load(
     path: str | Path,
     network: nn.Module | None = None,
     device: torch.device | str | None = None,
-    step: int | None = None,
+    step: int | str | None = None,
 ) -> pipeline.Pipeline:
     """The pipeline of a run folder, or of a folder of the library diffusers. Nothing is unpickled.
 
     network: a module of your own to fill with a run's weights; device: by default CUDA where there is one;
-    step: of a run's snapshot, in the place of its last weights.
+    step: of a run's snapshot, or "best", in the place of its last weights.
 
     Raises: InputError for a path that is neither, and where its content cannot be read or has no equal here.
     """

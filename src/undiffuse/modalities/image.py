@@ -96,15 +96,16 @@ def save(
     metadata: Mapping[str, str] | None = None,
     overwrite: bool = False,
     columns: int | None = None,
+    scale: int | None = None,
 ) -> None:
     """Write uint8 pictures, whole or not at all, in the form that the ending of `path` names.
 
     `.png`: one grid, with `metadata` as text chunks.
     `.npz`: `images`, `labels` where given, and `metadata` as JSON; the data source "arrays" reads it.
-    No ending, or a trailing slash: a folder of PNGs 00000.png, 00001.png, ..., each with `metadata` and its label as
-    text chunks. With `overwrite` a folder is replaced, but only one of numbered PNGs.
+    No ending, or a trailing slash: a folder of PNGs 00000.png, 00001.png, ..., each with `metadata`, its number
+    (`index`) and its label as text chunks. With `overwrite` a folder is replaced, but only one of numbered PNGs.
 
-    labels: integers; columns: of the grid.
+    labels: integers; columns, scale: of the grid.
 
     Raises: InputError as `check_output`, for unfit arrays, and when the disk is full.
     """
@@ -126,12 +127,32 @@ def save(
         raise InputError(f"a PNG holds 1 to 4 channels, these pictures have {images.shape[-1]}: .npz holds any")
     if ending == ".png":
         with atomic_path(path) as temporary:
-            _write_png(temporary, grid(images, columns), metadata)
+            _write_png(temporary, grid(images, columns, scale=scale), metadata)
         return
     with atomic_folder(path) as folder:
         for i, picture in enumerate(images):
             label = {} if labels is None else {"label": str(labels[i])}
-            _write_png(folder / f"{i:05d}.png", picture, metadata | label)
+            _write_png(folder / f"{i:05d}.png", picture, metadata | {"index": str(i)} | label)
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """What `save` wrote beside the pictures: the text chunks of a picture file, or the `metadata` of an .npz.
+
+    Raises: InputError for a file that is neither.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}: a picture or .npz is needed")
+    try:
+        if path.suffix.lower() == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                found = json.loads(str(arrays["metadata"])) if "metadata" in arrays.files else {}
+        else:
+            with Image.open(path) as picture:
+                found = getattr(picture, "text", picture.info)  # of a PNG: chunks behind the pixels too
+    except Exception as error:  # Pillow, numpy and zipfile raise a dozen kinds on damaged bytes
+        raise InputError(f"cannot read {path}: {str(error).splitlines()[0] if str(error) else error!r}") from error
+    return {str(key): value for key, value in found.items() if isinstance(value, str)}
 
 
 def _checked(images: np.ndarray) -> np.ndarray:

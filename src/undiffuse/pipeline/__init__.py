@@ -2,9 +2,10 @@
 
 from undiffuse.pipeline.assemble import assemble
 from undiffuse.pipeline.base import DEFAULTS, Guided, Images, Pipeline, Steering
-from undiffuse.pipeline.folder import load, read_model_spec, read_spec, snapshots
+from undiffuse.pipeline.folder import BEST, load, read_model_spec, read_spec, snapshots
 
 __all__ = [
+    "BEST",
     "DEFAULTS",
     "Guided",
     "Images",

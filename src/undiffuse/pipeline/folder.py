@@ -13,6 +13,8 @@ from undiffuse.pipeline.base import Pipeline
 from undiffuse.samplers import stored
 from undiffuse.weights import fill, read
 
+BEST = "best.safetensors"  # the averaged weights that measured best
+
 
 def read_spec(run: Path) -> dict[str, Any]:
     """The whole recipe of a run folder. Raises: InputError for a folder that is none."""
@@ -44,15 +46,20 @@ def snapshots(run: Path) -> list[int]:
     return sorted(int(step) for step in steps if step.isdecimal())
 
 
-def _weights(run: Path, step: int | None) -> Path:
-    """The file of averaged weights: the last, or those kept at a step. Raises: InputError where there is none."""
+def _weights(run: Path, step: int | str | None) -> Path:
+    """The file of averaged weights: the last, the best, or those of a step. Raises: InputError where there is none."""
     if step is None:
         path = run / "model.safetensors"
         if not path.is_file():
             raise InputError(f"{run} has no model.safetensors yet: train longer, to its first checkpoint")
         return path
+    if step == "best":
+        path = run / BEST
+        if not path.is_file():
+            raise InputError(f"{run} kept no best weights: train with training.best=validation_loss, or a metric")
+        return path
     if not isinstance(step, int) or step < 0:
-        raise InputError(f"the step of a snapshot is a whole number, not {step!r}")
+        raise InputError(f"the step of a snapshot is a whole number, or 'best', not {step!r}")
     path = run / "snapshots" / f"step-{step:08d}.safetensors"
     if not path.is_file():
         kept = snapshots(run)
@@ -65,11 +72,12 @@ def load(
     run: str | Path,
     network: nn.Module | None = None,
     device: torch.device | str | None = None,
-    step: int | None = None,
+    step: int | str | None = None,
 ) -> Pipeline:
     """The pipeline of a run folder: its recipe, its averaged weights, its fitted time grids. Nothing is unpickled.
 
-    step: of a snapshot, an early state of the model (`training.snapshot_every`), in the place of the last one.
+    step: of a snapshot, an early state of the model (`training.snapshot_every`), or "best", the one that measured best
+    (`training.best`), in the place of the last one.
     network: a module of your own to fill with the weights, in the place of the recipe's.
     device: by default CUDA where there is one, else the CPU.
 

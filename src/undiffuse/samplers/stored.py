@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,16 +59,29 @@ def read(path: Path) -> dict[int, StoredGrid]:
         found = json.loads(path.read_text(encoding="utf-8"))["steps"]
         grids = {int(steps): StoredGrid(**{**grid, "times": tuple(grid["times"])}) for steps, grid in found.items()}
         for steps, grid in grids.items():
-            times = grid.times
-            falls = all(isinstance(t, float | int) and math.isfinite(t) for t in times) and bool(
-                (grid.points.diff() < 0).all()
-            )
-            if len(times) != steps + 1 or not falls or times[0] > 1 or times[-1] != 0:
-                raise ValueError(f"its {steps} steps are not {steps + 1} times that fall to 0")
+            _check(grid, steps)
         return grids
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise InputError(f"{path} is not a fitted grid ({reason}): delete it, or fit it again") from error
+
+
+def _check(grid: StoredGrid, steps: int) -> None:
+    """Raises: ValueError for times that are not those of so many steps."""
+    times = grid.times
+    falls = all(isinstance(t, float | int) and math.isfinite(t) for t in times) and bool((grid.points.diff() < 0).all())
+    if len(times) != steps + 1 or not falls or times[0] > 1 or times[-1] != 0:
+        raise ValueError(f"its {steps} steps are not {steps + 1} times that fall to 0")
+
+
+def unmeasured(times: Sequence[float], steps: int) -> StoredGrid:
+    """A grid of which the times alone are known, from a picture say. Raises: InputError for times of another number."""
+    grid = StoredGrid(tuple(times), sampler="", guidance=math.nan, n=0, error=math.nan, before=math.nan, candidate="")
+    try:
+        _check(grid, steps)
+    except ValueError as error:
+        raise InputError(f"the recorded times are no time grid: {error}") from error
+    return grid
 
 
 class Folder(Mapping[str, ByStep]):

@@ -1,16 +1,15 @@
 """A training run in a folder: checkpoints, the log, previews, and going on where it stopped.
 
 The folder holds checkpoints/step-XXXXXXXX.safetensors (the whole state, the newest two), model.safetensors (the
-averaged weights), metrics.jsonl, samples/ and, where they are asked for, snapshots/. Every file is replaced atomically,
-so a run that dies at any moment goes on from its newest checkpoint, and on the CPU ends with the same bits as a run
-that was never stopped.
+averaged weights), metrics.jsonl, samples/ and, where they are asked for, snapshots/ and best.safetensors. Every file is
+replaced atomically, so a run that dies at any moment goes on from its newest checkpoint, and on the CPU ends with the
+same bits as a run that was never stopped.
 """
 
 import contextlib
 import json
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,12 @@ from torch import Tensor
 from undiffuse.denoiser import BaseDenoiser
 from undiffuse.errors import InputError
 from undiffuse.files import write_text
+from undiffuse.training.best import Best
+from undiffuse.training.clock import Clock
 from undiffuse.training.levels import alarm, loss_by_level
 from undiffuse.training.loop import Batch, train, validation_loss
 from undiffuse.training.state import TrainState
+from undiffuse.training.track import Tracker
 from undiffuse.weights import read, write
 
 KEPT_CHECKPOINTS = 2
@@ -46,6 +48,7 @@ class Plan:
     validate_every: int
     sample_every: int
     snapshot_every: int | None = None
+    metrics_every: int | None = None
 
 
 @dataclass(frozen=True)
@@ -78,10 +81,14 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 class Run:
-    """The files of one training run, and its loop."""
+    """The files of one training run, and its loop.
 
-    def __init__(self, folder: Path, state: TrainState[Any], plan: Plan) -> None:
-        self.folder, self.state, self.plan = folder, state, plan
+    best: what keeps the best weights, where they are asked for; trackers: told every line of the log.
+    """
+
+    def __init__(self, folder: Path, state: TrainState[Any], plan: Plan, best: Best | None = None) -> None:
+        self.folder, self.state, self.plan, self.best = folder, state, plan, best
+        self.trackers: Sequence[Tracker] = ()
         self.stopping = False
         self.data_share = 0.0  # of the time of this session, spent waiting for data
 
@@ -146,6 +153,14 @@ class Run:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
             raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+        for tracker in self.trackers:
+            tracker.line(line)
+
+    def _measured(self, **line: Any) -> None:
+        """Log what was measured of the averaged weights, and keep them where it is the best so far."""
+        self.log(step=self.state.step, **line)
+        if self.best:
+            self.best.offer(self.state, line)
 
     def train(
         self,
@@ -153,10 +168,13 @@ class Run:
         held_out: Callable[[], Iterator[Batch]],
         preview: Callable[[int], None] | None = None,
         waited: Callable[[], float] = lambda: 0.0,
+        measure: Callable[[int], dict[str, Any]] | None = None,
     ) -> Iterator[Event]:
         """Train to the end of the plan, or until `stop`; yields an event every `log_every` steps, and saves at the end.
 
         preview(step): draws samples from state.average. waited(): seconds spent waiting for data so far.
+        measure(step): numbers of state.average for the log, every `metrics_every` steps and at the end; they take no
+        time of the budget, the pace and the images per second.
 
         Raises: InputError when the loss is not finite, or the disk full.
         """
@@ -171,26 +189,27 @@ class Run:
             clip=plan.clip,
             ema_width=plan.ema_width,
         )
-        began = last = time.monotonic()
+        clock = Clock()
+        began = last = clock.now()
         before, first, logged = state.seconds, state.step, state.step
         settled = None  # (time, step) once the first, slow steps are over
         start, told = waited(), waited()
         losses: list[Tensor] = []
         for loss in loop:
             losses.append(loss)
-            now = time.monotonic()
+            now = clock.now()
             state.seconds = before + now - began
             if state.step == first + 3:
                 settled = (now, state.step)
             if state.total is None and settled and state.step >= max(plan.warmup, settled[1] + PACED_STEPS):
                 state.check_finite()  # which waits for the device, so that the clock reads work done
-                now = time.monotonic()
+                now = clock.now()
                 state.total = self._budget(now, settled)
             done = state.step == state.total
             if state.step % plan.log_every == 0 or done or self.stopping:
                 state.check_finite()
                 mean = float(sum(losses) / len(losses))
-                now, waiting = time.monotonic(), waited()
+                now, waiting = clock.now(), waited()
                 passed = max(now - last, 1e-9)
                 rate, share = (state.step - logged) / passed, (waiting - told) / passed
                 self.data_share = (waiting - start) / max(now - began, 1e-9)
@@ -209,6 +228,10 @@ class Run:
                 yield Event(state.step, state.total, mean, images_per_second, left)
             if state.step % plan.validate_every == 0 or done:
                 self._validate(held_out)
+            if measure and plan.metrics_every and (state.step % plan.metrics_every == 0 or done):
+                state.check_finite()
+                with clock.stopped():
+                    self._measured(**measure(state.step))
             if state.step % plan.checkpoint_every == 0 or done or self.stopping:
                 self.save()
             if plan.snapshot_every and state.step % plan.snapshot_every == 0:
@@ -224,7 +247,7 @@ class Run:
         average, by_level = self.state.average, {}
         if isinstance(average, BaseDenoiser):
             by_level["validation_levels"] = loss_by_level(average, held_out())
-        self.log(step=self.state.step, **validation_loss(self.state, held_out), **by_level)
+        self._measured(**validation_loss(self.state, held_out), **by_level)
         found = alarm(read_metrics(self.folder))
         if found:
             self.log(step=self.state.step, alarm=found)
