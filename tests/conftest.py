@@ -63,6 +63,13 @@ VARIANTS = {
 }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """A cache folder of the session's own: no classifier or statistics of another version."""
+    if "UNDIFFUSE_CACHE" not in os.environ:
+        os.environ["UNDIFFUSE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @functools.cache
 def _schedules():
     made = {name: schedule.named(name, **ARGUMENTS.get(name, {})) for name in schedule.SCHEDULES}

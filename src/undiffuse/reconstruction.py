@@ -35,7 +35,8 @@ def measure(
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Numbers and a picture for samples uint8 (N, C, H, W) drawn under `examples.conditions_in_turn` for n = N.
 
-    The numbers are PSNRs in decibels and, of 11 pixels a side and more, structural similarities: of one sample, of the mean of several, and of bicubic enlargement.
+    The numbers are PSNRs in decibels and, of 11 pixels a side and more, structural similarities: of one sample, of the
+    mean of several, and of bicubic enlargement.
     """
     name = restored(model)
     assert name is not None

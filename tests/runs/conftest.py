@@ -8,6 +8,7 @@ import pytest
 
 from tiny import tiny, train
 from undiffuse.cli import main
+from undiffuse.evaluation import base, by_level, curves, likely
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -23,6 +24,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_run(run: Path, tmp_path: Path) -> Path:
     """A copy of the run, for tests that write into it."""
     return Path(shutil.copytree(run, tmp_path / "runs" / "tiny"))
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluations of few steps, samplers and samples, as long as the test runs."""
+    monkeypatch.setattr(base, "FULL_STEPS", 3)
+    monkeypatch.setattr(curves, "SWEEP", curves.SWEEP[1:2])
+    monkeypatch.setattr(likely, "SAMPLES", 4)
+    monkeypatch.setattr(by_level, "SAMPLES", 24)
 
 
 @pytest.fixture

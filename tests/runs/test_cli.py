@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from tiny import TINY
-from undiffuse import evaluation
 from undiffuse.cli.conditions import parse_labels
 from undiffuse.errors import InputError
 
@@ -128,9 +127,7 @@ def test_plots_are_drawn(call: Call, run: Path, tmp_path: Path, what: str) -> No
         assert Image.open(path).size[0] > 100
 
 
-def test_evaluate_writes_the_report(call: Call, run: Path, monkeypatch) -> None:
-    monkeypatch.setattr(base, "FULL_STEPS", 3)
-    monkeypatch.setattr(curves, "SWEEP", curves.SWEEP[1:2])
+def test_evaluate_writes_the_report(call: Call, run: Path, hasty: None) -> None:
     code, out, err = call("evaluate", run, "--n", 20, "--sweep-n", 8, "--guidance", 2, "--json")
     assert code == 0, err
     assert json.loads(out)["samples"]["guidance"] == 2

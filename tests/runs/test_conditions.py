@@ -143,14 +143,12 @@ def test_conditions_of_held_out_samples_belong_together(mixed: Path, data: Path)
 
 
 @pytest.mark.slow
-def test_a_run_of_mixed_conditions_is_evaluated(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "FULL_STEPS", 4)
-    monkeypatch.setattr(curves, "SWEEP", curves.SWEEP[:1])
+def test_a_run_of_mixed_conditions_is_evaluated(mixed: Path, hasty: None) -> None:
     numbers = evaluation.evaluate(mixed, n=20, sweep_n=10).numbers
-    assert numbers["label_agreement"]["n"] == 20
+    assert {row["metric"]: row["n"] for row in numbers["measurements"]}["label-agreement"] == 20
 
 
-def test_super_resolution_is_shown_a_smaller_copy_of_the_sample(tmp_path: Path, data: Path, call, monkeypatch) -> None:
+def test_super_resolution_is_shown_a_smaller_copy_of_the_sample(tmp_path: Path, data: Path, call, hasty: None) -> None:
     low = "condition={low: {name: image, of: sample, factor: 2, optional: false}}"
     made = experiment(tmp_path / "run", data, low, "sampling.guidance=1", "objective.drop=0")
     for _ in made.train():
@@ -160,18 +158,17 @@ def test_super_resolution_is_shown_a_smaller_copy_of_the_sample(tmp_path: Path, 
         samples[:, :, ::2, ::2] + samples[:, :, 1::2, ::2] + samples[:, :, ::2, 1::2] + samples[:, :, 1::2, 1::2]
     ) / 4
     assert (conditions["low"].float() / 127.5 - 1 - smaller).abs().max() < 1 / 127
-    monkeypatch.setattr(base, "FULL_STEPS", 4)
-    monkeypatch.setattr(curves, "SWEEP", curves.SWEEP[:1])
     result = evaluation.evaluate(tmp_path / "run", n=6, sweep_n=4)
     found = result.numbers["reconstruction"]
-    assert found["factor"] == 2 and found["sample"]["n"] == 6 and found["bicubic"]["db"] > found["sample"]["db"]
+    one, bicubic = (found[name]["psnr"] for name in ("sample", "bicubic"))
+    assert found["factor"] == 2 and one["n"] == 6 and bicubic["value"] > one["value"]
     assert result.pictures["reconstruction"].shape[0] > 5 * 32
     truth = centred(made.split.held_out, (1, 8, 8), balanced(made.split.held_out, 6))
     shown = conditions_in_turn(made.pipeline, made.split, 6)["low"]
     assert torch.equal(shown, made.pipeline.parts["low"].derive(truth))  # each against its own original
     larger = torch.nn.functional.interpolate(shown.double(), scale_factor=2, mode="bicubic").round().clamp(0, 255)
     error = (larger - truth.double()).square().mean((1, 2, 3))
-    assert found["bicubic"]["db"] == pytest.approx(float((10 * torch.log10(255**2 / error)).mean()), abs=0.02)
+    assert bicubic["value"] == pytest.approx(float((10 * torch.log10(255**2 / error)).mean()), abs=0.02)
     model = ud.load(tmp_path / "run")
     assert model.sample(1, low=np.zeros((6, 8), np.uint8), steps=2).shape == (1, 12, 16)  # as large as the input says
     with pytest.raises(InputError, match="8x8 were asked for, but the condition is for samples of 12x16"):
@@ -327,13 +324,12 @@ def test_a_condition_that_is_not_optional_is_never_dropped(tmp_path: Path, data:
 
 
 @pytest.mark.slow
-def test_a_label_that_is_not_optional_is_evaluated(tmp_path: Path, data: Path, monkeypatch) -> None:
+def test_a_label_that_is_not_optional_is_evaluated(tmp_path: Path, data: Path, hasty: None) -> None:
     label = "condition={digit: {name: label, optional: false}}"
     train(experiment(tmp_path / "run", data, label, "sampling.guidance=1"))
-    monkeypatch.setattr(base, "FULL_STEPS", 4)
-    monkeypatch.setattr(curves, "SWEEP", curves.SWEEP[:1])
     result = evaluation.evaluate(tmp_path / "run", n=10, sweep_n=10)
-    assert "label_agreement" in result.numbers and "guidance" not in result.pictures
+    measured = {row["metric"] for row in result.numbers["measurements"]}
+    assert "label-agreement" in measured and "guidance" not in result.pictures
 
 
 def test_a_condition_is_encoded_once_in_a_run_of_sampling(mixed: Path, monkeypatch) -> None:

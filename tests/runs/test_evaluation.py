@@ -1,68 +1,174 @@
-"""The evaluation and the report of a small run: every picture there, every number with its sample size."""
+"""The evaluation and the report of a small run: every picture there, every number with what it was measured by."""
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
+from PIL import Image
 
 import undiffuse
 from undiffuse import evaluation, metrics, report
 from undiffuse.data.dataset import turns
 from undiffuse.errors import InputError
+from undiffuse.evaluation import base, by_level, curves, likely, measured
 from undiffuse.examples import balanced
 from undiffuse.experiment import load_experiment_data
+from undiffuse.report import runs
 
-JUDGE = evaluation.Judge
 JUDGES: list[evaluation.Judge] = []
+PROTOCOL = {"sampler", "grid", "steps", "evaluations", "guidance", "seeds", "reference", "undiffuse", "n"}
 
 
-def remembered(*arguments: Any) -> evaluation.Judge:
+def remembered(*arguments: Any, **named: Any) -> evaluation.Judge:
     """The judge of an evaluation, kept: to train another takes seconds."""
-    JUDGES.append(JUDGE(*arguments))
+    JUDGES.append(evaluation.Judge(*arguments, **named))
     return JUDGES[-1]
 
 
 @pytest.fixture(scope="module")
 def result(run: Path) -> evaluation.Evaluation:
     patch = pytest.MonkeyPatch()
+    few = tuple((name, sampler, grid, (2, 3)) for name, sampler, grid, _ in curves.SWEEP)
     patch.setattr(base, "FULL_STEPS", 12)
-    patch.setattr(evaluation, "SWEEP", tuple((name, sampler, grid, (2, 3)) for name, sampler, grid, _ in curves.SWEEP))
     patch.setattr(base, "Judge", remembered)
+    patch.setattr(curves, "SWEEP", few)
     patch.setattr(curves, "CURVE", (1.0, 3.0))
     patch.setattr(curves, "CURVE_FEWEST", 20)
+    patch.setattr(likely, "SAMPLES", 12)
+    patch.setattr(by_level, "SAMPLES", 48)
     made = evaluation.evaluate(run, n=40, sweep_n=20)
     patch.undo()
     return made
 
 
-def test_every_number_has_its_sample_size(result: evaluation.Evaluation) -> None:
+@pytest.fixture(scope="module")
+def written(run: Path, result: evaluation.Evaluation, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the run with its report."""
+    folder = Path(shutil.copytree(run, tmp_path_factory.mktemp("evaluated") / "tiny"))
+    report.write(folder, result)
+    return folder
+
+
+def rows_by_metric(numbers: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["metric"]: row for row in numbers["measurements"]}
+
+
+def test_every_number_carries_how_it_was_measured_and_its_error(result: evaluation.Evaluation) -> None:
     numbers = result.numbers
-    assert numbers["samples"]["n"] == 40
-    assert numbers["frechet_distance"]["n"] == 40
-    assert numbers["frechet_distance"]["held_out_n"] == 359
-    assert numbers["label_agreement"]["n"] == 40
-    assert numbers["sweep"]["n"] == 20
-    assert {row["evaluations"] for row in numbers["sweep"]["rows"]} == {2, 3}
+    for row in [*numbers["measurements"], *numbers["by_class"]]:
+        assert row.keys() >= PROTOCOL, row["label"]
+        assert row["seeds"] == "0-39" and row["evaluations"] == 40 and "359 held-out images" in row["reference"]
+        assert row["error"] is not None and row["error"] >= 0 and row["error_by"], row["label"]
+        assert row["settings"]["features"]
+    assert {row["n"] for row in numbers["measurements"] if row["metric"] != "real-diversity"} == {40}
+    assert numbers["sweep"]["n"] == 20 and {row["evaluations"] for row in numbers["sweep"]["rows"]} == {2, 3}
     assert numbers["trained"]["train_samples"] + numbers["trained"]["held_out_samples"] == 1797
     assert "trained on 1,438 real training images" in numbers["measured_through"]
 
 
-def test_the_report_is_one_file_with_its_pictures_inside(run: Path, result: evaluation.Evaluation) -> None:
-    path = report.write(run, result)
-    page = path.read_text()
-    assert json.loads((run / "evaluation.json").read_text()) == json.loads(json.dumps(result.numbers))
-    assert page.count("data:image/png;base64,") == len(result.pictures) == 11
-    assert not re.search(r"(src|href)=\"(?!data:)", page)
+def test_the_table_has_every_metric_that_needs_no_published_network(result: evaluation.Evaluation) -> None:
+    found = rows_by_metric(result.numbers)
+    assert {*metrics.suite.NUMBERS} - {"fid"} | {"memorisation"} == set(found)
+    assert found["memorisation"]["settings"]["features"] == "pixels"
+    judge, numbers = JUDGES[-1], result.numbers
+    assert numbers["real"]["frechet-distance"] == pytest.approx(judge.real(40))
+    assert len(numbers["real"]["precision"]) == 4 and "memorisation" not in numbers["real"]
+
+
+def test_one_pass_gives_what_the_plain_functions_give(run: Path, result: evaluation.Evaluation) -> None:
+    judge, found = JUDGES[-1], rows_by_metric(result.numbers)
+    model = undiffuse.load(run)
+    images = evaluation.as_tensor(model.sample(40, seed=0, label=[i % 10 for i in range(40)]))
+    features, _ = judge.features(images)
+    assert found["frechet-distance"]["value"] == pytest.approx(judge.distance(images), rel=1e-6)
+    assert judge.reference.features is not None
+    by_hand = metrics.precision_recall(judge.reference.features, features)
+    assert (found["precision"]["value"], found["recall"]["value"]) == (by_hand["precision"], by_hand["recall"])
+    copying = metrics.memorisation(images, judge.train, judge.held_out)
+    assert found["memorisation"]["value"] == pytest.approx(copying["ratio"])
+
+
+def test_classes_are_left_out_where_they_are_too_small(run: Path, result: evaluation.Evaluation) -> None:
+    assert result.numbers["by_class"] == []  # 4 samples each
+    judge = JUDGES[-1]
+    labels = torch.arange(200) % 2
+    samples = judge.see(judge.held_out[:200], labels)
+    reference = judge.see(judge.held_out[100:300], labels)
+    rows = measured._by_class(samples, reference, ["precision", "frechet-distance"])
+    assert {(row.metric, row.of) for row in rows} == {(m, c) for m in ("precision", "frechet-distance") for c in (0, 1)}
+
+
+def test_the_report_is_one_file_with_its_pictures_inside(written: Path, result: evaluation.Evaluation) -> None:
+    page = (written / "report.html").read_text()
+    assert json.loads((written / "evaluation.json").read_text()) == json.loads(json.dumps(result.numbers))
+    assert len(re.findall(r"data:image/(?:png|svg\+xml);base64,", page)) == len(result.pictures) == 19
+    assert not re.search(r"(src|href)=\"(?!data:)", page) and "<script" not in page
     assert "This is not FID" in page and "20 samples a row, seeds 0-19, by dpm++ in 20 steps" in page
 
 
+def test_every_picture_is_a_file_and_plots_are_vectors_too(written: Path, result: evaluation.Evaluation) -> None:
+    for name, picture in result.pictures.items():
+        with Image.open(written / "pictures" / f"{name}.png") as image:
+            assert image.size[0] > 20
+        assert (written / "pictures" / f"{name}.svg").is_file() == isinstance(picture, Figure)
+
+
+def test_likelihoods_of_samples_are_ranked(result: evaluation.Evaluation) -> None:
+    found = result.numbers["likelihood"]
+    assert found["n"] == len(found["samples"]) == 12
+    assert found["ode"]["bits_per_dim"] == pytest.approx(float(np.mean(found["samples"])), abs=1e-3)
+    assert [row[0] for row in found["rows"]] == ["probability-flow ODE", "continuous bound", "discrete bound"]
+
+
+def test_levels_are_measured_on_both_parts(result: evaluation.Evaluation) -> None:
+    levels = result.numbers["levels"]["rows"]
+    assert set(levels) == {"training images", "held-out images"}
+    assert all(len(rows) == by_level.LEVELS for rows in levels.values())
+
+
+def test_named_metrics_alone(run: Path, hasty: None) -> None:
+    made = evaluation.evaluate(run, n=20, sweep_n=0, names=["recall", "kid"], features="pixels")
+    assert [row["metric"] for row in made.numbers["measurements"]] == ["recall", "kid"]
+    assert "likelihood" not in made.numbers and "sweep" not in made.numbers
+    assert "pooled pixels" in made.numbers["measured_through"]
+    report.to_html(made)
+
+
+def test_moments_stand_for_the_real_images(run: Path, hasty: None, tmp_path: Path) -> None:
+    judge = JUDGES[-1] if JUDGES else evaluation.Judge(load_experiment_data(run)[1], (1, 8, 8), "label")
+    judge.reference.moments.save(tmp_path / "real.npz")
+    made = evaluation.evaluate(run, n=20, sweep_n=0, names=["frechet-distance"], moments=tmp_path / "real.npz")
+    row = rows_by_metric(made.numbers)["frechet-distance"]
+    plain = evaluation.evaluate(run, n=20, sweep_n=0, names=["frechet-distance"])
+    assert row["value"] == pytest.approx(rows_by_metric(plain.numbers)["frechet-distance"]["value"], rel=1e-6)
+    assert row["reference"].endswith("real.npz")
+
+
+def test_what_is_not_known_is_refused_before_any_work(run: Path, call: Any, refused: Any) -> None:
+    refused(call("evaluate", run, "--metrics", "fidd"), "'fidd'", "did you mean 'fid'")
+    refused(call("evaluate", run, "--features", "inceptoin"), "did you mean 'inception'")
+    refused(call("evaluate", run, "--metrics", "fid", "--features", "pixels"), "FID is over the Inception-v3 features")
+    refused(call("evaluate", run, "--sweep-n", 1), "--sweep-n 0 or at least 2")
+    with pytest.raises(InputError, match="at least 2 samples, not 1"):
+        evaluation.evaluate(run, n=1)
+
+
+def test_a_classifier_is_trained_once_for_all_runs_on_the_same_data(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = load_experiment_data(run)[1]
+    first = evaluation.Judge(split, (1, 8, 8), "label")
+    monkeypatch.setattr(evaluation.judge.classifiers, "train", lambda *_, **__: pytest.fail("it was trained again"))
+    again = evaluation.Judge(split, (1, 8, 8), "label")
+    assert again.features.key == first.features.key
+
+
 @pytest.mark.slow
-def test_an_early_deadline_shrinks_the_sweep(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "FULL_STEPS", 2)
-    monkeypatch.setattr(curves, "SWEEP", curves.SWEEP[:1])
+def test_an_early_deadline_shrinks_the_sweep(run: Path, hasty: None) -> None:
     made = evaluation.evaluate(run, n=10, sweep_n=70, deadline=0.0)
     assert made.numbers["sweep"]["n"] == 50
     assert made.numbers["guidance"]["rows"] == [] and "guidance_curve" not in made.pictures
@@ -71,23 +177,18 @@ def test_an_early_deadline_shrinks_the_sweep(run: Path, monkeypatch: pytest.Monk
 
 def test_the_guidance_curve_is_measured_on_the_same_seeds_and_classes(run: Path, result: evaluation.Evaluation) -> None:
     curve = result.numbers["guidance"]
-    assert curve["n"] == 20 and [row["scale"] for row in curve["rows"]] == [1.0, 3.0]
-    model, split, judge = undiffuse.load(run), load_experiment_data(run)[1], JUDGES[0]
-    labels = torch.arange(20) % 10
-    images = evaluation.channels_first(model.sample(20, seed=0, label=labels, guidance=3.0))
+    assert [row["scale"] for row in curve["rows"]] == [1.0, 3.0] and curve["n"] == 20
+    split, model, judge = load_experiment_data(run)[1], undiffuse.load(run), JUDGES[-1]
+    labels = split.train.label.unique()[torch.arange(20) % 10]
+    images = evaluation.as_tensor(model.sample(20, seed=0, label=labels, guidance=3.0))
     assert judge.classifier is not None
-    held_out = judge.features(judge.held_out[balanced(split.held_out, 20)])
-    found, row = metrics.precision_recall(held_out, judge.features(images)), curve["rows"][1]
+    held_out = judge.features(judge.held_out[balanced(split.held_out, 20)])[0]
+    found, row = metrics.precision_recall(held_out, judge.features(images)[0]), curve["rows"][1]
     assert row["accuracy"] == pytest.approx(float((judge.classifier.predict(images) == labels).float().mean()))
     assert (row["precision"], row["recall"]) == (pytest.approx(found["precision"]), pytest.approx(found["recall"]))
     assert row["frechet_distance"] == pytest.approx(judge.distance(images), abs=1e-3)
-    real = metrics.precision_recall(held_out, judge.features(judge.shuffled_train[:20]))
+    real = metrics.precision_recall(held_out, judge.features(judge.shuffled_train[:20])[0])
     assert curve["training"]["recall"] == pytest.approx(real["recall"])
-
-
-def test_one_sample_is_too_few(run: Path) -> None:
-    with pytest.raises(InputError, match="at least 2 samples, not 1"):
-        evaluation.evaluate(run, n=1)
 
 
 def test_real_images_are_drawn_with_classes_in_turn() -> None:
@@ -96,3 +197,50 @@ def test_real_images_are_drawn_with_classes_in_turn() -> None:
     order = torch.argsort(turns(labels), stable=True)
     for draw in labels[order].split(3):
         assert sorted(draw.tolist()) == [0, 1, 2]
+
+
+# -- runs side by side ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def other(written: Path, tmp_path: Path) -> Path:
+    """Another evaluated run, whose kernel distance was measured over other features."""
+    folder = Path(shutil.copytree(written, tmp_path / "other"))
+    numbers = json.loads((folder / "evaluation.json").read_text())
+    for row in numbers["measurements"]:
+        row["value"] += 0.1
+        if row["metric"] == "kid":
+            row["settings"]["key"] = "another"
+    (folder / "evaluation.json").write_text(json.dumps(numbers))
+    return folder
+
+
+def test_runs_stand_on_one_axis_only_where_they_were_measured_alike(written: Path, other: Path) -> None:
+    compared = runs.compare([written, other])
+    assert compared.names == ["tiny", "other"]
+    groups = [group for group in compared.groups if "Kernel" in group.label]
+    assert [set(group.rows) for group in groups] == [{"tiny"}, {"other"}]
+    assert all("key" in group.differs for group in groups)
+    alike = [group for group in compared.groups if "Kernel" not in group.label]
+    assert alike and all(set(group.rows) == {"tiny", "other"} and not group.differs for group in alike)
+
+
+def test_runs_are_compared_from_the_command_line(call: Any, refused: Any, written: Path, other: Path, tmp_path) -> None:
+    out = tmp_path / "compared"
+    code, text, err = call("compare", written, other, "--out", out, "--json")
+    assert code == 0, err
+    assert set(json.loads(text)["runs"]) == {"tiny", "other"}
+    page = (out / "comparison.html").read_text()
+    assert "Samples of other" in page and page.count("data:image/svg") == 1
+    assert (out / "pictures" / "measurements.svg").is_file() and (out / "pictures" / "grid-1.png").is_file()
+    refused(call("compare", written, other, "--out", out), "exists already")
+    assert call("compare", written, other, "--out", out, "--overwrite")[0] == 0
+    refused(call("compare", written, written), "2 different runs")
+    refused(call("compare", written), "2 different runs")
+    refused(call("compare", written, other, "--steps", "5"), "are of --samplers")
+    refused(call("compare", written, other, "--samplers", "ddim"), "samplers of one run, not of 2")
+    (other / "evaluation.json").unlink()
+    refused(call("compare", written, other, "--out", tmp_path / "again"), "undiffuse evaluate")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    refused(call("compare", written, other, "--out", tmp_path / "mine"), "holds other things")

@@ -167,11 +167,9 @@ def test_steps_that_were_not_fitted_and_names_that_are_not_known(
     assert not list(tmp_path.iterdir())
 
 
-def test_an_evaluation_takes_a_fitted_grid(call: Call, fitted: Path, monkeypatch, refused: Refused) -> None:
+def test_an_evaluation_takes_a_fitted_grid(call: Call, fitted: Path, hasty: None, refused: Refused) -> None:
     refused(call("evaluate", fitted, "--grid", "fitted", "--steps", 9), "not fitted for 9 steps, but for 3, 4")
     refused(call("evaluate", fitted, "--sampler", "ddimm"), "did you mean 'ddim'")
-    monkeypatch.setattr(evaluation, "FULL_STEPS", 3)
-    monkeypatch.setattr(evaluation, "SWEEP", evaluation.SWEEP[:1])
     result = evaluation.evaluate(fitted, n=12, sweep_n=6, sampler="DDIM", grid="fitted", steps=4)
     samples = result.numbers["samples"]
     assert (samples["sampler"], samples["grid"], samples["steps"]) == ("DDIM", "fitted", 4)

@@ -7,6 +7,6 @@ from undiffuse.plots.style import Picture, to_png, to_svg
 from undiffuse.plots.training import levels, losses
 
 __all__ = [
-    "Panel", "Picture", "comparison", "forward_process", "grids", "guidance", "histograms", "levels", "likelihoods", "losses",
-    "measurements", "quality", "rate_distortion", "schedules", "spectra", "to_png", "to_svg", "trade",
+    "Panel", "Picture", "comparison", "forward_process", "grids", "guidance", "histograms", "levels", "likelihoods",
+    "losses", "measurements", "quality", "rate_distortion", "schedules", "spectra", "to_png", "to_svg", "trade",
 ]  # fmt: skip

@@ -9,6 +9,6 @@ from undiffuse.training.state import TrainState
 from undiffuse.training.track import TRACKERS, Tracker, check_tracker, tracking
 
 __all__ = [
-    "TRACKERS", "Batch", "Best", "ClassifierObjective", "Event", "Plan", "Run", "Tracker", "TrainState", "check_tracker",
-    "checkpoints", "loss_by_level", "read_metrics", "tracking", "train",
+    "TRACKERS", "Batch", "Best", "ClassifierObjective", "Event", "Plan", "Run", "Tracker", "TrainState",
+    "check_tracker", "checkpoints", "loss_by_level", "read_metrics", "tracking", "train",
 ]  # fmt: skip
