@@ -12,7 +12,6 @@ from torch import Tensor
 import undiffuse
 from undiffuse import acceleration, pipeline, plots, reconstruction
 from undiffuse.codecs import Pixels
-from undiffuse.config import Recipe
 from undiffuse.data import Split
 from undiffuse.errors import InputError
 from undiffuse.evaluation import by_level, curves, likely, measured, shown
@@ -45,9 +44,7 @@ class Evaluation:
 class Subject:
     """A run under evaluation: its model and data, the judge, and the samples that the main numbers are of."""
 
-    spec: dict[str, Any]
-    recipe: Recipe
-    log: list[dict[str, Any]]
+    run: Path
     model: Pipeline
     split: Split
     judge: Judge
@@ -117,10 +114,15 @@ def evaluate(
     if n < 2:
         raise InputError(f"an evaluation needs at least 2 samples, not {n}")
     names = measured.checked(names)
-    subject = _subject(
-        run, n, say, sampler, steps, grid, guidance, compile, measured.features(names, features), moments
-    )
-    model, split, judge = subject.model, subject.split, subject.judge
+    model = _model(run, sampler, steps, grid, guidance, compile)
+    split = load_experiment_data(run)[1]
+    say("what the real images look like", 0.0)
+    judge = Judge(split, model.shape, judged(model), features=measured.features(names, features), moments=moments)
+    measured.check(names, judge, labelled=judged(model) is not None)
+    say(f"{n} samples with guidance", 0.1)
+    condition = conditions_in_turn(model, split, n)
+    samples, seconds = timed(model, n, condition)
+    subject = Subject(run, model, split, judge, condition, as_tensor(samples), seconds)
     evaluation = Evaluation(_facts(subject))
     numbers, pictures = evaluation.numbers, evaluation.pictures
 
@@ -129,7 +131,7 @@ def evaluate(
     if isinstance(model.codec, Pixels):
         say("how likely held-out samples are", 0.25)
         numbers |= likely.measure(model, split, names, pictures, haste=deadline is not None)
-    numbers |= by_level.measure(model, split, subject.log, pictures)
+    numbers |= by_level.measure(model, split, read_metrics(run), pictures)
     if reconstruction.restored(model):
         say("means of several samples for one input", 0.3)
         found = reconstruction.measure(model, split, subject.condition, subject.images)
@@ -161,11 +163,10 @@ def judged(model: Pipeline) -> str | None:
     return model.label if len(model.classes) > 1 else None
 
 
-def _subject(
-    run: Path, n: int, say: Say, sampler: str | None, steps: int | None, grid: str | None, guidance: float | None,
-    compile: bool, features: str, moments: Path | None,
-) -> Subject:  # fmt: skip
-    spec = pipeline.read_model_spec(run)
+def _model(
+    run: Path, sampler: str | None, steps: int | None, grid: str | None, guidance: float | None, compile: bool
+) -> Pipeline:
+    """The run's model, with these defaults of sampling. Raises: InputError where it cannot be sampled so."""
     model = pipeline.load(run)
     model.prefer(sampler, steps, grid)
     if guidance is not None:
@@ -174,18 +175,13 @@ def _subject(
     model.check_sampling()
     if compile:
         model.compile()
-    recipe, split = load_experiment_data(run)
-    say("what the real images look like", 0.0)
-    judge = Judge(split, model.shape, judged(model), features=features, moments=moments)
-    say(f"{n} samples with guidance", 0.1)
-    condition = conditions_in_turn(model, split, n)
-    samples, seconds = timed(model, n, condition)
-    return Subject(spec, recipe, read_metrics(run), model, split, judge, condition, as_tensor(samples), seconds)
+    return model
 
 
 def _facts(subject: Subject) -> dict[str, Any]:
     """What was trained, and what the samples are."""
-    spec, log, split, model = subject.spec, subject.log, subject.split, subject.model
+    spec, log = pipeline.read_model_spec(subject.run), read_metrics(subject.run)
+    split, model = subject.split, subject.model
     return {
         "run": spec["name"],
         "undiffuse": undiffuse.__version__,
@@ -197,7 +193,7 @@ def _facts(subject: Subject) -> dict[str, Any]:
             "skipped_files": len(split.train.skipped),
             "steps": max((line["step"] for line in log), default=0),
             "seconds": max((line.get("seconds", 0.0) for line in log), default=0.0),
-            "batch_size": subject.recipe.training.batch_size,
+            "batch_size": spec["training"]["batch_size"],
             "parameters": parameters(model.denoiser),
             "schedule": repr(model.denoiser.schedule),
             "prediction": spec["prediction"]["name"],
@@ -219,10 +215,10 @@ def _process(subject: Subject, pictures: dict[str, Picture]) -> dict[str, Any]:
     model, split, judge = subject.model, subject.split, subject.judge
     classes, schedule = len(model.classes), model.denoiser.schedule
     numbers: dict[str, Any] = {"forward_times": [i / 10 for i in range(11)]}
-    pictures["schedule"] = plots.schedules({subject.spec["schedule"]["name"]: schedule})
+    pictures["schedule"] = plots.schedules({pipeline.read_model_spec(subject.run)["schedule"]["name"]: schedule})
     encoded = model.codec.encode(judge.held_out[:1])[0]
     pictures["forward"] = plots.forward_process(schedule, encoded, model.codec.decode, numbers["forward_times"])
-    pictures["losses"] = plots.losses(subject.log)
+    pictures["losses"] = plots.losses(read_metrics(subject.run))
     pictures["grid"] = shown.class_grid(model, split, classes)
     numbers["grid"] = (
         "One row per class (the first ten)" if classes

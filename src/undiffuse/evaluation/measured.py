@@ -4,13 +4,14 @@ import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from undiffuse import metrics, plots
 from undiffuse.errors import InputError, unknown
 from undiffuse.evaluation.judge import EMBEDDED, REFERENCE, Judge
 from undiffuse.metrics import Measurement, Seen
-from undiffuse.metrics.suite import METRICS, NUMBERS
+from undiffuse.metrics.suite import METRICS, NUMBERS, wanted
 from undiffuse.plots import Panel, Picture
 
 if TYPE_CHECKING:
@@ -40,6 +41,15 @@ def features(names: Sequence[str] | None, given: str | None) -> str:
     return "inception" if names and "fid" in names else EMBEDDED
 
 
+def check(names: Sequence[str] | None, judge: Judge, labelled: bool) -> None:
+    """Find out before any sampling whether these can be measured. Raises: InputError."""
+    asked = [name for name in names or () if name not in OF_MODELS]
+    few = judge.held_out[:2]
+    labels = torch.zeros(len(few), dtype=torch.int64) if labelled else None
+    seen = judge.see(few, labels)
+    wanted(asked, seen, judge.reference, seen)
+
+
 def measure(subject: "Subject", names: Sequence[str] | None, pictures: dict[str, Picture]) -> dict[str, Any]:
     """Numbers by the names, by default all that the features allow; "measurements" is drawn.
 
@@ -49,10 +59,10 @@ def measure(subject: "Subject", names: Sequence[str] | None, pictures: dict[str,
     judge, labels = subject.judge, subject.labels
     equal = min(len(subject.images), len(judge.train), len(judge.held_out))
     samples = judge.see(subject.images[:equal], None if labels is None else labels[:equal])
-    wanted = None if names is None else [name for name in names if name not in OF_MODELS]
-    train = _train(judge, wanted)
-    found = metrics.measure(samples, judge.reference, wanted, train)
-    if wanted is None or COPYING in wanted:
+    asked = None if names is None else [name for name in names if name not in OF_MODELS]
+    train = _train(judge, asked)
+    found = metrics.measure(samples, judge.reference, asked, train)
+    if asked is None or COPYING in asked:
         found.append(_copying(judge, subject.images[:equal]))
     real = _real(judge, equal, [m.metric for m in found])
     rows = [_row(measurement, subject) for measurement in found]
@@ -71,13 +81,13 @@ def _row(measurement: Measurement, subject: "Subject") -> dict[str, Any]:
     return {**measurement.to_json(), **subject.protocol()}
 
 
-def _train(judge: Judge, wanted: Sequence[str] | None) -> Seen | None:
+def _train(judge: Judge, names: Sequence[str] | None) -> Seen | None:
     """What the features see in the training images, where memorisation is to be measured through them.
 
     Through a network of the size of Inception that takes longer than all else, so then only where it is asked for.
     """
-    asked = wanted is not None and bool({COPYING, "memorisation-ratio", "suspicious-share"} & {*wanted})
-    return judge.seen_train() if asked or (wanted is None and judge.embedded) else None
+    asked = names is not None and bool({COPYING, "memorisation-ratio", "suspicious-share"} & {*names})
+    return judge.seen_train() if asked or (names is None and judge.embedded) else None
 
 
 def _copying(judge: Judge, images: Tensor) -> Measurement:
@@ -92,10 +102,10 @@ def _copying(judge: Judge, images: Tensor) -> Measurement:
 
 def _real(judge: Judge, n: int, names: Sequence[str]) -> dict[str, list[float]]:
     """What as many real training images have, by metric, a value a draw; of the classifier, what is held out."""
-    wanted = [name for name in dict.fromkeys(names) if name not in OF_SAMPLES_ALONE]
-    values: dict[str, list[float]] = {name: [] for name in wanted}
-    for draw in judge.draws(n) if wanted else []:
-        for measurement in metrics.measure(draw, judge.reference, wanted):
+    asked = [name for name in dict.fromkeys(names) if name not in OF_SAMPLES_ALONE]
+    values: dict[str, list[float]] = {name: [] for name in asked}
+    for draw in judge.draws(n) if asked else []:
+        for measurement in metrics.measure(draw, judge.reference, asked):
             if measurement.metric in values:  # "diversity" is the name of two numbers
                 values[measurement.metric].append(measurement.value)
     if "label-agreement" in names and judge.classifier is not None and judge.classifier.held_out_accuracy is not None:
@@ -105,11 +115,11 @@ def _real(judge: Judge, n: int, names: Sequence[str]) -> dict[str, list[float]]:
 
 def _by_class(samples: Seen, reference: Seen, names: Sequence[str]) -> list[Measurement]:
     """The metrics of each class alone; none where classes have too few samples for it."""
-    wanted = [name for name in BY_CLASS if name in names]
-    if samples.labels is None or reference.labels is None or not wanted:
+    asked = [name for name in BY_CLASS if name in names]
+    if samples.labels is None or reference.labels is None or not asked:
         return []
     with contextlib.suppress(InputError):
-        return metrics.by_class(samples, reference, wanted)
+        return metrics.by_class(samples, reference, asked)
     return []
 
 

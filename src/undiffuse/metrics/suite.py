@@ -103,6 +103,28 @@ def better(name: str) -> Better:
     return METRICS[NUMBERS[name]].gives[name]
 
 
+def wanted(
+    names: Sequence[str], samples: Seen, reference: Seen | None, train: Seen | None = None
+) -> dict[str, set[str]]:
+    """The metrics that `names` ask for, and of each the numbers. The samples may be few: nothing is measured.
+
+    Raises: InputError as `measure`.
+    """
+    check(names)
+    found: dict[str, set[str]] = {}
+    for name in names:
+        chosen = set(METRICS[name].gives) if name in METRICS else {name}
+        found.setdefault(name if name in METRICS else NUMBERS[name], set()).update(chosen)
+    for name, numbers in found.items():
+        if missing := METRICS[name].lacks(samples, reference, train):
+            raise InputError(f"{name} cannot be measured without {' and '.join(missing)}")
+        if numbers == {"fid"} and not samples.is_inception:
+            raise InputError(
+                f"FID is over the Inception-v3 features of its paper, not over {samples.name}: ask for frechet-distance"
+            )
+    return found
+
+
 def measure(
     samples: Seen, reference: Seen | None, names: Sequence[str] | None = None, train: Seen | None = None
 ) -> list[Measurement]:
@@ -120,21 +142,9 @@ def measure(
     """
     if names is None:
         names = [name for name, metric in METRICS.items() if not metric.lacks(samples, reference, train)]
-    check(names)
-    wanted: dict[str, set[str]] = {}
-    for name in names:
-        chosen = set(METRICS[name].gives) if name in METRICS else {name}
-        wanted.setdefault(name if name in METRICS else NUMBERS[name], set()).update(chosen)
-    for name, numbers in wanted.items():
-        if missing := METRICS[name].lacks(samples, reference, train):
-            raise InputError(f"{name} cannot be measured without {' and '.join(missing)}")
-        if numbers == {"fid"} and not samples.is_inception:
-            raise InputError(
-                f"FID is over the Inception-v3 features of its paper, not over {samples.name}: ask for frechet-distance"
-            )
     return [
         found
-        for name, numbers in wanted.items()
+        for name, numbers in wanted(names, samples, reference, train).items()
         for found in METRICS[name](samples, reference, train)
         if found.metric in numbers
     ]
