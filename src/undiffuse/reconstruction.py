@@ -1,5 +1,6 @@
 """How well a model that is shown a smaller picture restores the larger one: PSNR of samples against the truth."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,16 @@ from undiffuse.codecs import Pixels
 from undiffuse.conditioning import Image
 from undiffuse.conditioning.image import as_floats, enlarged
 from undiffuse.data import Split
+from undiffuse.errors import InputError
 from undiffuse.examples import balanced, centred
+from undiffuse.metrics.lpips import LPIPS, mean_lpips
 from undiffuse.metrics.measurement import mean
 from undiffuse.metrics.psnr import MOST_DB
 from undiffuse.metrics.ssim import SIZE
 from undiffuse.modalities import image
 from undiffuse.pipeline import Pipeline
 
+OF_RESTORATIONS = ("psnr", "ssim", "lpips")  # names of metrics
 DRAWS = 8  # samples of one input whose mean comes near to the expected picture, which has the best PSNR there is
 MOST_AVERAGED = 200
 SHOWN = 10
@@ -30,13 +34,26 @@ def restored(model: Pipeline) -> str | None:
     return next(smaller, None) if isinstance(model.codec, Pixels) else None
 
 
+def perceptual(model: Pipeline, names: Sequence[str] | None) -> LPIPS | None:
+    """The network of LPIPS, where the names of metrics ask for it: its weights are downloaded, so never by default.
+
+    Raises: InputError for metrics of restorations by a model that restores nothing, and where there are no weights.
+    """
+    asked = [name for name in names or () if name in OF_RESTORATIONS]
+    if asked and restored(model) is None:
+        raise InputError(
+            f"{', '.join(asked)} compare a sample with its original: this model is not shown the sample made smaller"
+        )
+    return LPIPS(device=model.device) if "lpips" in asked else None
+
+
 def measure(
-    model: Pipeline, split: Split, condition: dict[str, Tensor], samples: Tensor
+    model: Pipeline, split: Split, condition: dict[str, Tensor], samples: Tensor, eye: LPIPS | None = None
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Numbers and a picture for samples uint8 (N, C, H, W) drawn under `examples.conditions_in_turn` for n = N.
 
     The numbers are PSNRs in decibels and, of 11 pixels a side and more, structural similarities: of one sample, of the
-    mean of several, and of bicubic enlargement.
+    mean of several, and of bicubic enlargement; and by `eye` LPIPS.
     """
     name = restored(model)
     assert name is not None
@@ -57,19 +74,21 @@ def measure(
         "condition": name,
         "factor": part.factor,
         "draws": DRAWS,
-        "sample": _compared(samples, truth),
-        f"mean_of_{DRAWS}": _compared(average, truth[:averaged]),
-        "bicubic": _compared(bicubic, truth),
-        f"bicubic_of_the_first_{averaged}": _compared(bicubic[:averaged], truth[:averaged]),
+        "sample": _compared(samples, truth, eye),
+        f"mean_of_{DRAWS}": _compared(average, truth[:averaged], eye),
+        "bicubic": _compared(bicubic, truth, eye),
+        f"bicubic_of_the_first_{averaged}": _compared(bicubic[:averaged], truth[:averaged], eye),
     }
     repeated = F.interpolate(small.float(), scale_factor=float(part.factor), mode="nearest").to(torch.uint8)
     rows = [pictures[:SHOWN] for pictures in (repeated, bicubic, samples, average, truth)]
     return numbers, image.grid(image.to_array(torch.cat(rows)), columns=min(n, SHOWN), padding=2)
 
 
-def _compared(images: Tensor, truth: Tensor) -> dict[str, Any]:
-    """PSNR and SSIM of images against the truth, each with its error."""
+def _compared(images: Tensor, truth: Tensor, eye: LPIPS | None) -> dict[str, Any]:
+    """PSNR, SSIM and LPIPS of images against the truth, each with its error."""
     found = [mean("psnr", metrics.psnr(images, truth).clamp(max=MOST_DB))]
     if min(images.shape[-2:]) >= SIZE:
         found.append(metrics.mean_ssim(images, truth))
+    if eye is not None:
+        found.append(mean_lpips(eye, images, truth))
     return {measurement.metric: measurement.to_json() for measurement in found}

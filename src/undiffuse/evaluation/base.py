@@ -116,6 +116,7 @@ def evaluate(
     names = measured.checked(names)
     model = _model(run, sampler, steps, grid, guidance, compile)
     split = load_experiment_data(run)[1]
+    eye = reconstruction.perceptual(model, names)
     say("what the real images look like", 0.0)
     judge = Judge(split, model.shape, judged(model), features=measured.features(names, features), moments=moments)
     measured.check(names, judge, labelled=judged(model) is not None)
@@ -134,7 +135,7 @@ def evaluate(
     numbers |= by_level.measure(model, split, read_metrics(run), pictures)
     if reconstruction.restored(model):
         say("means of several samples for one input", 0.3)
-        found = reconstruction.measure(model, split, subject.condition, subject.images)
+        found = reconstruction.measure(model, split, subject.condition, subject.images, eye)
         numbers["reconstruction"], pictures["reconstruction"] = found
     say("the forward and the reverse process", 0.4)
     numbers |= _process(subject, pictures)

@@ -13,6 +13,7 @@ from undiffuse.evaluation.judge import EMBEDDED, REFERENCE, Judge
 from undiffuse.metrics import Measurement, Seen
 from undiffuse.metrics.suite import METRICS, NUMBERS, wanted
 from undiffuse.plots import Panel, Picture
+from undiffuse.reconstruction import OF_RESTORATIONS
 
 if TYPE_CHECKING:
     from undiffuse.evaluation.base import Subject
@@ -27,7 +28,7 @@ def checked(names: Sequence[str] | None) -> list[str] | None:
     """The names of metrics, once each. Raises: InputError for one that is not known, with the nearest that is."""
     if names is None:
         return None
-    known = [*METRICS, *NUMBERS, *OF_MODELS]
+    known = [*METRICS, *NUMBERS, *OF_MODELS, *OF_RESTORATIONS]
     for name in names:
         if name not in known:
             raise unknown("metric", name, dict.fromkeys(known))
@@ -43,7 +44,7 @@ def features(names: Sequence[str] | None, given: str | None) -> str:
 
 def check(names: Sequence[str] | None, judge: Judge, labelled: bool) -> None:
     """Find out before any sampling whether these can be measured. Raises: InputError."""
-    asked = [name for name in names or () if name not in OF_MODELS]
+    asked = _of_samples(names or ())
     few = judge.held_out[:2]
     labels = torch.zeros(len(few), dtype=torch.int64) if labelled else None
     seen = judge.see(few, labels)
@@ -59,7 +60,7 @@ def measure(subject: "Subject", names: Sequence[str] | None, pictures: dict[str,
     judge, labels = subject.judge, subject.labels
     equal = min(len(subject.images), len(judge.train), len(judge.held_out))
     samples = judge.see(subject.images[:equal], None if labels is None else labels[:equal])
-    asked = None if names is None else [name for name in names if name not in OF_MODELS]
+    asked = None if names is None else _of_samples(names)
     train = _train(judge, asked)
     found = metrics.measure(samples, judge.reference, asked, train)
     if asked is None or COPYING in asked:
@@ -75,6 +76,10 @@ def measure(subject: "Subject", names: Sequence[str] | None, pictures: dict[str,
         "by_class": [_row(measurement, subject) for measurement in classes],
         "classes": dict(enumerate(subject.model.classes)),
     }
+
+
+def _of_samples(names: Sequence[str]) -> list[str]:
+    return [name for name in names if name not in (*OF_MODELS, *OF_RESTORATIONS)]
 
 
 def _row(measurement: Measurement, subject: "Subject") -> dict[str, Any]:
