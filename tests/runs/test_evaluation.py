@@ -140,23 +140,42 @@ def test_named_metrics_alone(run: Path, hasty: None) -> None:
     report.to_html(made)
 
 
-def test_moments_stand_for_the_real_images(run: Path, hasty: None, tmp_path: Path) -> None:
-    judge = JUDGES[-1] if JUDGES else evaluation.Judge(load_experiment_data(run)[1], (1, 8, 8), "label")
-    judge.reference.moments.save(tmp_path / "real.npz")
-    made = evaluation.evaluate(run, n=20, sweep_n=0, names=["frechet-distance"], moments=tmp_path / "real.npz")
-    row = rows_by_metric(made.numbers)["frechet-distance"]
-    plain = evaluation.evaluate(run, n=20, sweep_n=0, names=["frechet-distance"])
-    assert row["value"] == pytest.approx(rows_by_metric(plain.numbers)["frechet-distance"]["value"], rel=1e-6)
-    assert row["reference"].endswith("real.npz")
-
-
 def test_what_is_not_known_is_refused_before_any_work(run: Path, call: Any, refused: Any) -> None:
     refused(call("evaluate", run, "--metrics", "fidd"), "'fidd'", "did you mean 'fid'")
     refused(call("evaluate", run, "--features", "inceptoin"), "did you mean 'inception'")
-    refused(call("evaluate", run, "--metrics", "fid", "--features", "pixels"), "FID is over the Inception-v3 features")
     refused(call("evaluate", run, "--sweep-n", 1), "--sweep-n 0 or at least 2")
     with pytest.raises(InputError, match="at least 2 samples, not 1"):
         evaluation.evaluate(run, n=1)
+
+
+def test_what_cannot_be_measured_is_refused_before_sampling(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "timed", lambda *_: pytest.fail("work was done"))
+    for names, features, words in (
+        (["fid"], "pixels", "FID is over"),
+        (["inception-score"], "pixels", "without a network that gives scores"),
+        (["psnr"], "pixels", "not shown the sample made smaller"),
+    ):
+        with pytest.raises(InputError, match=words):
+            evaluation.evaluate(run, n=4, names=names, features=features)
+
+
+def test_statistics_of_a_run_are_written_and_measured_against(
+    call: Any, refused: Any, run: Path, tmp_path: Path, hasty: None
+) -> None:
+    out = tmp_path / "real.npz"
+    code, text, err = call("statistics", run, "--features", "pixels", "--out", out, "--json")
+    assert code == 0, err
+    assert json.loads(text)["n"] == 359
+    measured = ["--metrics", "frechet-distance", "--features", "pixels", "--sweep-n", 0, "--n", 20, "--json"]
+    values = []
+    for more in ([], ["--reference", out]):
+        code, text, err = call("evaluate", run, *measured, *more)
+        assert code == 0, err
+        values.append(rows_by_metric(json.loads(text))["frechet-distance"]["value"])
+    assert values[0] == pytest.approx(values[1], rel=1e-6)
+    refused(call("statistics", run, "--features", "pixels", "--out", out), "exists already")
+    refused(call("statistics", run, "--features", "pixel"), "did you mean 'pixels'")
+    refused(call("evaluate", run, "--features", "pixels:side=4", "--reference", out), "over other features")
 
 
 def test_a_classifier_is_trained_once_for_all_runs_on_the_same_data(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
