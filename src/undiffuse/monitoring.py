@@ -57,8 +57,8 @@ class Monitor:
     def _try(self, reference_n: int) -> list[str]:
         """What is measured, found out on random numbers, before any work."""
         sides = []
-        for n in (self.n, reference_n, TRIED):
-            found = torch.rand(n, 4, generator=torch.Generator().manual_seed(n))
+        for seed, n in enumerate((self.n, reference_n, TRIED)):
+            found = torch.rand(n, 4, generator=torch.Generator().manual_seed(seed))
             labels = None if self.label is None else torch.arange(n) % 2
             sides.append(Seen("", "", Moments.of(found), found, found[:, :2] if self._classified else None, labels))
         try:

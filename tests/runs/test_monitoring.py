@@ -27,7 +27,10 @@ MEASURED = (
 
 
 def lines(folder: Path) -> dict[int, dict]:
-    return {line["step"]: line for line in read_metrics(folder) if "metrics_samples" in line}
+    """What was measured by step, but for the time that it took."""
+    found = [line for line in read_metrics(folder) if "metrics_samples" in line]
+    assert all(line.pop("metrics_seconds") > 0 for line in found)
+    return {line["step"]: line for line in found}
 
 
 @pytest.fixture(scope="module", autouse=True)
