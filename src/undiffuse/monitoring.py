@@ -49,6 +49,8 @@ class Monitor:
                 f"{len(split.held_out)}: raise data.held_out, or add data"
             )
         self.numbers = self._try(min(TRIED, len(split.held_out)))
+        if (folder / CLASSIFIER).is_file():
+            self.features  # noqa: B018  read now, so that a damaged file is found before any work
 
     @property
     def _classified(self) -> bool:

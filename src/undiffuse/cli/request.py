@@ -47,8 +47,8 @@ class Request(Section):
     def changed(self, given: Mapping[str, Any]) -> "Request":
         """This request with the options that are given beside it. Conditions change by name.
 
-        A new number of steps, grid or sampler takes its own times; a new label, or a condition of as many values as
-        there are samples, is no longer one row.
+        A new number of steps, grid or sampler takes its own times; a new label or condition is read for all samples,
+        and not for one row of others.
         """
         values = self.model_dump() | {name: value for name, value in given.items() if value is not None}
         if given.get("condition"):
