@@ -77,11 +77,12 @@ class Monitor:
         assert self.label is not None
         path = self.folder / CLASSIFIER
         if not path.is_file():
-            train, held_out = (_part(part) for part in (self.split.train, self.split.held_out))
-            pictures, kept_out = (centred(part, self.shape, slice(None)).to(self.device) for part in (train, held_out))
-            labels, held_labels = (part.conditions[self.label] for part in (train, held_out))
+            (pictures, labels), held_out = (
+                (centred(part, self.shape, slice(None)).to(self.device), part.conditions[self.label].to(self.device))
+                for part in (_part(self.split.train), _part(self.split.held_out))
+            )
             classes = len(self.split.train.classes[self.label])
-            classifiers.train(pictures, labels, classes, held_out=(kept_out, held_labels)).save(path)
+            classifiers.train(pictures, labels, classes, held_out=held_out).save(path)
         return ClassifierFeatures(classifiers.Classifier.load(path).to(self.device))
 
     @functools.cached_property

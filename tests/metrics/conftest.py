@@ -1,7 +1,3 @@
-import importlib.util
-import sys
-import types
-
 import pytest
 import torch
 
@@ -17,22 +13,42 @@ def pictures():
     return make
 
 
-@pytest.fixture
-def torch_fidelity(monkeypatch):
-    """torch-fidelity, whose import asks for torchvision: an empty one stands in where it is not installed."""
-    if importlib.util.find_spec("torch_fidelity") is None:
-        pytest.skip("torch-fidelity is not installed")
-    if importlib.util.find_spec("torchvision") is None:
-        for name in (
-            "torchvision",
-            "torchvision.datasets",
-            "torchvision.transforms",
-            "torchvision.transforms.functional",
-        ):
-            monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-        for name in ("CIFAR10", "CIFAR100", "STL10"):
-            setattr(sys.modules["torchvision.datasets"], name, object)
-        sys.modules["torchvision.transforms"].functional = sys.modules["torchvision.transforms.functional"]
-    import torch_fidelity
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory):
+    """The folder of a CLIP of a few random weights, for pictures of 28 pixels and texts of 8 tokens, letters each."""
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("clip")
+    letters = [*"abcdefghijklmnopqrstuvwxyz", *(f"{letter}</w>" for letter in "abcdefghijklmnopqrstuvwxyz")]
+    vocabulary = {token: i for i, token in enumerate([*letters, "<|startoftext|>", "<|endoftext|>"])}
+    transformers.CLIPTokenizer(vocab=vocabulary, merges=[]).save_pretrained(folder)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ends = {
+        name: vocabulary[f"<|{word}text|>"] for name, word in (("bos_token_id", "startof"), ("eos_token_id", "endof"))
+    }
+    config = transformers.CLIPConfig(
+        text_config={**sizes, **ends, "vocab_size": len(vocabulary), "max_position_embeddings": 8, "projection_dim": 8},
+        vision_config={**sizes, "image_size": 28, "patch_size": 14, "projection_dim": 8},
+        projection_dim=8,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = transformers.CLIPModel(config)
+        for parameter in model.parameters():
+            if parameter.ndim > 1:  # their own first ones are so small that all pictures and all texts are one
+                parameter.data.normal_(0, 0.5)
+    model.save_pretrained(folder)
+    return folder
 
-    return torch_fidelity
+
+@pytest.fixture(scope="session")
+def dinov2(tmp_path_factory):
+    """The folder of a DINOv2 of a few random weights."""
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("dinov2")
+    config = transformers.Dinov2Config(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=70, patch_size=14
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformers.Dinov2Model(config).save_pretrained(folder)
+    return folder

@@ -32,12 +32,15 @@ class CLIPScore:
 
     def __init__(self, source: str | Path = LARGE_CLIP, device: str | torch.device = "cpu") -> None:
         self.network, self.source, self.device = pretrained("CLIPModel", source).to(device), str(source), device
-        try:
-            from transformers import CLIPTokenizer
+        from transformers import CLIPTokenizer
 
+        try:
             self.tokenizer = CLIPTokenizer.from_pretrained(source)
         except (OSError, ValueError, TypeError) as error:
             raise InputError(f"{source} holds no tokenizer of CLIP: {str(error).splitlines()[0]}") from error
+        known, needed = self.tokenizer.vocab_size, self.network.config.text_config.vocab_size
+        if known < needed:  # where there is no file, transformers makes one of three words
+            raise InputError(f"{source} holds no tokenizer of CLIP: one of {needed} words is needed, not of {known}")
 
     def scores(self, images: UInt8[Tensor, "n c h w"], texts: Sequence[str]) -> Float32[Tensor, " n"]:
         """The score of each picture with its text.

@@ -13,6 +13,7 @@ from undiffuse.metrics.seen import Seen
 
 SUPPORT = 1e-7  # of the largest singular value: below, float64 moments know no direction
 ROWS = 2048  # features whose influence is worked out at once
+COLUMNS = 512  # of a triangular product worked out at once
 
 
 def frechet_distance(a: Float[Tensor, "n d"] | Moments, b: Float[Tensor, "m d"] | Moments) -> float:
@@ -50,8 +51,9 @@ def frechet_distance(a: Float[Tensor, "n d"] | Moments, b: Float[Tensor, "m d"] 
         traces = root_a.square().sum() + root_b.square().sum()
         return max(0.0, float((mean_a - mean_b).square().sum() + traces - 2 * trace_of_root))
     a, b = (side if isinstance(side, Moments) else Moments.of(side) for side in (a, b))
-    squares = torch.linalg.eigvalsh(_product(_root(a.covariance), b.covariance))
-    return _distance(a, b, squares)
+    covariances = a.covariance, b.covariance
+    squares = torch.linalg.eigvalsh(_product(*covariances)[1])
+    return _distance((a.mean, b.mean), covariances, squares)
 
 
 def measure_frechet_distance(samples: Seen, reference: Seen) -> list[Measurement]:
@@ -100,13 +102,14 @@ class _Fit:
 
     def __init__(self, samples: Moments, reference: Moments) -> None:
         self.samples, self.reference = samples, reference
-        root, covariance = _root(reference.covariance), samples.covariance
-        squares, vectors = torch.linalg.eigh(_product(root, covariance))
-        self.distance = _distance(samples, reference, squares)
+        covariances = reference.covariance, samples.covariance
+        root, product = _product(*covariances)
+        squares, vectors = torch.linalg.eigh(product)
+        self.distance = _distance((samples.mean, reference.mean), covariances, squares)
         singular = squares.clamp(min=0).sqrt()
         known = singular > SUPPORT * singular[-1]
         self.to_reference = root @ vectors[:, known] / singular[known].sqrt()
-        self.to_samples = covariance @ (self.to_reference / singular[known])
+        self.to_samples = covariances[1] @ (self.to_reference / singular[known])
 
     def of_samples(self, features: Float[Tensor, "n d"]) -> Float64[Tensor, " n"]:
         """The influence of each sample."""
@@ -131,10 +134,13 @@ class _Fit:
         return influence - influence.mean()
 
 
-def _distance(a: Moments, b: Moments, squares: Float64[Tensor, " d"]) -> float:
-    traces = a.covariance.trace() + b.covariance.trace()
-    trace_of_root = squares.clamp(min=0).sqrt().sum()
-    return max(0.0, float((a.mean - b.mean).square().sum() + traces - 2 * trace_of_root))
+def _distance(
+    means: tuple[Float64[Tensor, " d"], Float64[Tensor, " d"]],
+    covariances: tuple[Float64[Tensor, "d d"], Float64[Tensor, "d d"]],
+    squares: Float64[Tensor, " d"],
+) -> float:
+    traces = covariances[0].trace() + covariances[1].trace()
+    return max(0.0, float((means[0] - means[1]).square().sum() + traces - 2 * squares.clamp(min=0).sqrt().sum()))
 
 
 def _mean_and_root(features: Float[Tensor, "n d"]) -> tuple[Float64[Tensor, " d"], Float64[Tensor, "r d"]]:
@@ -145,17 +151,18 @@ def _mean_and_root(features: Float[Tensor, "n d"]) -> tuple[Float64[Tensor, " d"
     return mean, torch.linalg.qr(centred, mode="r").R if n > d else centred
 
 
-def _root(covariance: Float64[Tensor, "d d"]) -> Float64[Tensor, "d d"]:
-    """An L with L L^T = covariance: Cholesky's, and that of the eigenvectors where it is singular."""
-    lower: Tensor
-    lower, failed = torch.linalg.cholesky_ex(covariance)
-    if not failed:
-        return lower
-    values, vectors = torch.linalg.eigh(covariance)
-    root: Tensor = vectors * values.clamp(min=0).sqrt()
-    return root
-
-
-def _product(root: Float64[Tensor, "d d"], covariance: Float64[Tensor, "d d"]) -> Float64[Tensor, "d d"]:
-    product = root.T @ covariance @ root
-    return (product + product.T) / 2
+def _product(
+    a: Float64[Tensor, "d d"], b: Float64[Tensor, "d d"]
+) -> tuple[Float64[Tensor, "d d"], Float64[Tensor, "d d"]]:
+    """An L with L L^T = a, Cholesky's or, where a is singular, that of the eigenvectors; and L^T b L."""
+    root, failed = torch.linalg.cholesky_ex(a)
+    if failed:
+        values, vectors = torch.linalg.eigh(a)
+        root = vectors * values.clamp(min=0).sqrt()
+        return root, root.T @ b @ root
+    product = torch.empty_like(b)
+    for j in range(0, len(b), COLUMNS):  # above the diagonal L is 0, and eigh reads the lower triangle alone
+        columns = b[:, j:] @ root[j:, j : j + COLUMNS]
+        for i in range(j, len(b), COLUMNS):
+            product[i : i + COLUMNS, j : j + COLUMNS] = root[i:, i : i + COLUMNS].T @ columns[i:]
+    return root, product

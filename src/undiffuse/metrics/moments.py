@@ -1,5 +1,6 @@
 """Mean and covariance of a stream of features: of any number of samples, in the memory of one matrix."""
 
+import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 from undiffuse.errors import InputError
 from undiffuse.files import atomic_path
 
-COLUMNS = 512  # of the lower triangle at a time: 5 eighths of the products of the whole matrix at 2,048
+COLUMNS, ROWS = 512, 1024  # worked out at a time: of the lower triangle, and of features
 
 
 @dataclass
@@ -66,11 +67,13 @@ class Moments:
         """
         check_features(features)
         n = self._count(features.shape[1])
-        if len(features):
-            x = features.detach().cpu().double()
-            mean = x.mean(0)
-            self._add(x - mean)
-            self._shift(n, len(x), mean)
+        for rows in features.detach().cpu().split(ROWS) if len(features) else ():
+            mean = rows.mean(0, dtype=torch.float64)
+            x = torch.empty(len(rows) + 1, len(mean), dtype=torch.float64)
+            torch.sub(rows, mean, out=x[:-1])
+            x[-1] = self._shift(n, len(rows), mean)
+            self._add(x)
+            n += len(rows)
 
     def merge(self, other: "Moments") -> None:
         """Take in what another stream saw, as if it had gone through this one.
@@ -80,7 +83,7 @@ class Moments:
         n, more = self._count(len(other.mean)), other._count(len(self.mean))
         if more:
             self.lower += other.lower
-            self._shift(n, more, other.mean)
+            self._add(self._shift(n, more, other.mean)[None])
 
     @property
     def scatter(self) -> Float64[Tensor, "d d"]:
@@ -144,12 +147,12 @@ class Moments:
         for i in range(0, x.shape[1], COLUMNS):
             self.lower[i:, i : i + COLUMNS].addmm_(x[:, i:].T, x[:, i : i + COLUMNS])
 
-    def _shift(self, n: int, more: int, mean: Float64[Tensor, " d"]) -> None:
-        """The mean of both, and what its move adds to the scatter."""
+    def _shift(self, n: int, more: int, mean: Float64[Tensor, " d"]) -> Float64[Tensor, " d"]:
+        """Move to the mean of both; what that adds to the scatter is the outer product of the row that comes back."""
         delta = mean - self.mean
-        self._add(delta[None] * (n * more / (n + more)) ** 0.5)
         self.mean = self.mean + delta * (more / (n + more))
         self.n = n + more
+        return delta * math.sqrt(n * more / (n + more))
 
 
 def check_features(features: Tensor, at_least: int = 0) -> None:
@@ -157,5 +160,5 @@ def check_features(features: Tensor, at_least: int = 0) -> None:
     if features.ndim != 2 or len(features) < at_least or not features.shape[1] or not features.is_floating_point():
         least = f" with N >= {at_least}" if at_least else ""
         raise InputError(f"features must be floating (N, d){least}, not {features.dtype} {tuple(features.shape)}")
-    if not features.sum(dtype=torch.float64).isfinite():  # one pass and no copy, where isfinite needs both
+    if not features.sum(dtype=torch.float64).isfinite():  # one pass and no copy, where isfinite of all needs both
         raise InputError("features must be finite; some are NaN or infinite")

@@ -1,5 +1,7 @@
 """The contract that every member of FEATURES keeps, and names and files."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,8 @@ from undiffuse.metrics import Classifier
 from undiffuse.metrics.features import FEATURES, ClassifierFeatures, Module, Pixels, named
 from undiffuse.metrics.features.base import fingerprint
 from undiffuse.metrics.seen import look
+
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +32,18 @@ def net(seed=0):
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
 
 
-@pytest.fixture(params=["classifier", "pixels", "module"])
-def features(request, classifier):
-    made = {
-        "classifier": lambda: ClassifierFeatures(classifier),
-        "pixels": Pixels,
-        "module": lambda: Module(net(), "x"),
-    }
-    return made[request.param]()
+MADE = {
+    "classifier": lambda fixture: ClassifierFeatures(fixture("classifier")),
+    "clip": lambda fixture: named("clip", source=str(fixture("clip"))),
+    "dinov2": lambda fixture: named("dinov2", source=str(fixture("dinov2"))),
+    "pixels": lambda fixture: named("pixels"),
+    "a module": lambda fixture: Module(net(), "x"),
+}
+
+
+@pytest.fixture(params=[*(name for name in FEATURES if name != "inception"), "a module"])  # that has tests of its own
+def features(request):
+    return MADE[request.param](request.getfixturevalue)
 
 
 def test_a_picture_has_the_same_features_whatever_it_stands_beside(features, pictures):
@@ -49,6 +57,12 @@ def test_a_picture_has_the_same_features_whatever_it_stands_beside(features, pic
     assert scores is None or len(scores) == 7
     assert features.dim in (None, whole.shape[1])
     assert (whole[0] - whole[1]).abs().max() > 1e-3
+
+
+def test_a_training_step_in_half_precision_does_not_reach_them(features, pictures):
+    whole, _ = features(pictures(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(features(pictures(2))[0], whole)
 
 
 def test_one_pass_leaves_the_features_and_their_moments(features, pictures):
@@ -107,6 +121,7 @@ def test_preparation_is_what_it_says(pictures):
     rgb = Module(nn.Flatten(), "x", colour=True)(grey)[0].reshape(2, 3, 8, 8)
     assert torch.allclose(rgb, grey.expand(-1, 3, -1, -1) / 255)
     assert torch.allclose(Module(nn.Flatten(), "x", normalise="symmetric")(grey)[0], grey.flatten(1) / 127.5 - 1)
+    assert torch.allclose(Module(nn.Flatten(), "x", normalise="levels")(grey)[0], grey.flatten(1).float(), atol=1e-3)
     red = Module(nn.Flatten(), "x", normalise="imagenet", colour=True)(grey)[0].reshape(2, 3, 8, 8)[:, :1]
     assert torch.allclose(red, (grey / 255 - 0.485) / 0.229, atol=1e-5)
     assert Module(nn.Flatten(), "x", size=4)(grey)[0].shape == (2, 16)
@@ -133,7 +148,6 @@ def test_scores_and_other_outputs(pictures):
         Module(poisoned, "x")(pictures())
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_torchscript_file(pictures, tmp_path):
     network = net().eval()
     torch.jit.save(torch.jit.trace(network, torch.zeros(1, 3, 20, 20)), tmp_path / "net.pt")
@@ -142,6 +156,8 @@ def test_a_torchscript_file(pictures, tmp_path):
     expected = Module(network, "x", size=20, normalise="imagenet")(pictures())[0]
     assert torch.allclose(found(pictures())[0], expected, atol=1e-6)
     assert found.key != named(f"{tmp_path}/net.pt").key
+    (tmp_path / "run:step=3.pt").write_bytes((tmp_path / "net.pt").read_bytes())
+    assert named(f"{tmp_path}/run:step=3.pt").name == "features of run:step=3.pt"
 
 
 def test_an_onnx_file(pictures, tmp_path):
@@ -196,6 +212,26 @@ def test_missing_and_damaged_files_are_one_line(ending, tmp_path):
 )
 def test_unknown_names_and_arguments_are_refused(text, message):
     with pytest.raises(InputError, match=message) as caught:
+        named(text)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("package", "text"),
+    [
+        ("torch_fidelity", "inception"),
+        ("transformers", "dinov2"),
+        ("transformers", "clip"),
+        ("onnxruntime", "net.onnx"),
+    ],
+)
+def test_without_the_extra_it_is_one_line_that_names_it(package, text, monkeypatch, tmp_path):
+    (tmp_path / "net.onnx").touch()
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=r"pip install 'undiffuse\[metrics\]'") as caught:
         named(text)
     assert "\n" not in str(caught.value)
 

@@ -50,7 +50,7 @@ def _parts(text: str) -> tuple[str, dict[str, object]]:
     if not isinstance(text, str) or not text:
         raise InputError(f"features are given by a name or a file, not by {text!r}")
     name, _, given = text.rpartition(":")
-    if not name or "=" not in given:
+    if not name or "=" not in given or Path(text).is_file():
         return text, {}
     pairs = [part.partition("=") for part in given.split(",")]
     if wrong := [key for key, equals, _ in pairs if not equals]:

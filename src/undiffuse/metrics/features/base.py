@@ -49,7 +49,8 @@ class Features(ABC):
             for a network whose output is not of that form or not finite.
         """
         check_images(images)
-        with torch.inference_mode():
+        # Within a step of training in bfloat16 too, numbers are those of float32.
+        with torch.inference_mode(), torch.autocast(torch.device(self.device).type, enabled=False):
             batches = [self.embed(batch.to(self.device)) for batch in images.split(self.batch_size)]
         features = self._joined([batch[0] for batch in batches], images, "features")
         scores = [batch[1] for batch in batches if batch[1] is not None]

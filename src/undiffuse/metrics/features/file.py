@@ -22,7 +22,8 @@ class Custom(Features):
     Args:
         size: pixels a side that pictures are resized to; None: they stay as they are.
         resize: one of `RESIZES`.
-        normalise: one of `NORMALISATIONS`: "unit" for [0, 1], "symmetric" for [-1, 1], "imagenet", "clip".
+        normalise: one of `NORMALISATIONS`: "unit" for [0, 1], "symmetric" for [-1, 1], "levels" for [0, 255],
+            "imagenet", "clip".
         colour: whether grey pictures become RGB.
 
     Raises: InputError for a size below 1 and for unknown names.

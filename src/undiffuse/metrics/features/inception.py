@@ -48,7 +48,7 @@ class Inception(Features):
         self.resizing, self.device = resize, device
         self.name = "Inception-v3 features" + ("" if resize == "clean" else f" ({resize} resizing)")
         self.key = fingerprint("inception", WEIGHTS.sha256, resize)
-        network = _network(WEIGHTS.load(weights)).to(device)
+        network = _network(weights).to(device)
         self.scores: nn.Linear = network.fc
         self.body = nn.Sequential(*(layer for layer in network.children() if layer is not network.fc))
 
@@ -58,7 +58,7 @@ class Inception(Features):
         return features, features @ self.scores.weight.T
 
 
-def _network(weights: dict[str, Tensor]) -> Any:
+def _network(path: str | Path | None) -> Any:
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError as error:
@@ -67,9 +67,10 @@ def _network(weights: dict[str, Tensor]) -> Any:
         ) from error
     # The constructor unpickles what it is given, so it is given tensors that were already read without unpickling.
     own = io.BytesIO()
-    torch.save(weights, own)
+    torch.save(WEIGHTS.load(path), own)
     own.seek(0)
     try:
-        return FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=own).eval()
+        with torch.random.fork_rng(devices=[]):  # layers draw their first weights before they are filled
+            return FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=own)
     except (RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"{WEIGHTS.name} does not fit torch-fidelity's Inception-v3: {error}") from error
+        raise InputError(f"{WEIGHTS.name} does not fit this torch-fidelity: {str(error).splitlines()[0]}") from error

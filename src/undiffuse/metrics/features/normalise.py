@@ -8,6 +8,7 @@ from undiffuse.errors import unknown
 
 # mean and standard deviation of each of the channels red, green, blue in [0, 1], or one pair for any channel
 NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "levels": ((0.0,), (1 / 255,)),
     "unit": ((0.0,), (1.0,)),
     "symmetric": ((0.5,), (0.5,)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -16,7 +17,7 @@ NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 
 
 def normalised(x: Float32[Tensor, "n c h w"], how: str) -> Float32[Tensor, "n c h w"]:
-    """(x / 255 - mean) / deviation, channel by channel: `unit` gives [0, 1], `symmetric` [-1, 1].
+    """(x / 255 - mean) / deviation, channel by channel: `levels` gives [0, 255], `unit` [0, 1], `symmetric` [-1, 1].
 
     `imagenet` and `clip` are those of torchvision's and of OpenAI's networks, for three channels.
 

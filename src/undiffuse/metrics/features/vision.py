@@ -1,5 +1,6 @@
 """DINOv2 and CLIP, through transformers."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,10 @@ def pretrained(kind: str, source: str | Path) -> Any:
         import transformers
     except ImportError as error:
         raise InputError(f"{kind} needs transformers ({error}): pip install 'undiffuse[metrics]'") from error
+    said = transformers.utils.logging
+    loudness = said.get_verbosity()
     try:
+        said.set_verbosity(logging.CRITICAL)  # it prints a table of the weights that a part of a network leaves out
         with torch.random.fork_rng(devices=[]):  # layers draw their first weights before they are filled
             network, report = getattr(transformers, kind).from_pretrained(
                 source, use_safetensors=True, dtype=torch.float32, output_loading_info=True
@@ -98,6 +102,8 @@ def pretrained(kind: str, source: str | Path) -> Any:
             f"cannot load the network {source} ({_first_line(error)}): give a local folder with config.json and "
             "model.safetensors, or a name that can be downloaded from the Hugging Face hub"
         ) from error
+    finally:
+        said.set_verbosity(loudness)
     if missing := report["missing_keys"]:
         raise InputError(f"{source} holds no {kind}: {len(missing)} of its weights are missing, first {min(missing)}")
     return network.eval().requires_grad_(False)
