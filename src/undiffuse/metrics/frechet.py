@@ -82,7 +82,7 @@ def measure_frechet_distance(samples: Seen, reference: Seen) -> list[Measurement
     if samples.features is None:
         value, error, error_by = frechet_distance(a, b), None, "none: the samples' features were not kept"
     else:
-        fit = _Fit(a, b)
+        fit = Fit(a, b)
         value, variance = fit.distance, float(fit.of_samples(samples.features).square().mean()) / len(samples.features)
         error_by = "infinitesimal jackknife, the reference held fixed"
         if reference.features is not None:
@@ -93,7 +93,7 @@ def measure_frechet_distance(samples: Seen, reference: Seen) -> list[Measurement
     return [Measurement(metric, value, error, error_by, between, samples.n or 0, reference.n, samples.settings)]
 
 
-class _Fit:
+class Fit:
     """Both Gaussians, and how their distance changes with a sample of either.
 
     With the eigenvalues s^2 and vectors U of L_r^T S L_r, A = L_r U s^{-1} U^T L_r^T, and the map the other way is
