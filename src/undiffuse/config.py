@@ -104,6 +104,11 @@ class Training(Section):
     best: str | None = Field(None, description="validation_loss, or a metric: the weights where it is best are kept")
     track: str | None = Field(None, description="where the log is shown besides: tensorboard, wandb, none")
 
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _several_metrics(cls, given: Any) -> Any:
+        return [name.strip() for name in given.split(",")] if isinstance(given, str) else given
+
     @field_validator("metrics")
     @classmethod
     def _known_metrics(cls, names: list[str] | None) -> list[str] | None:

@@ -49,6 +49,8 @@ class Monitor:
                 f"{len(split.held_out)}: raise data.held_out, or add data"
             )
         self.numbers = self._try(min(TRIED, len(split.held_out)))
+        if (folder / CLASSIFIER).is_file():
+            self.features  # noqa: B018  read now, so that a damaged file is found before any work
 
     @property
     def _classified(self) -> bool:
@@ -57,8 +59,8 @@ class Monitor:
     def _try(self, reference_n: int) -> list[str]:
         """What is measured, found out on random numbers, before any work."""
         sides = []
-        for n in (self.n, reference_n, TRIED):
-            found = torch.rand(n, 4, generator=torch.Generator().manual_seed(n))
+        for seed, n in enumerate((self.n, reference_n, TRIED)):
+            found = torch.rand(n, 4, generator=torch.Generator().manual_seed(seed))
             labels = None if self.label is None else torch.arange(n) % 2
             sides.append(Seen("", "", Moments.of(found), found, found[:, :2] if self._classified else None, labels))
         try:
@@ -75,11 +77,12 @@ class Monitor:
         assert self.label is not None
         path = self.folder / CLASSIFIER
         if not path.is_file():
-            train, held_out = (_part(part) for part in (self.split.train, self.split.held_out))
-            pictures, kept_out = (centred(part, self.shape, slice(None)).to(self.device) for part in (train, held_out))
-            labels, held_labels = (part.conditions[self.label] for part in (train, held_out))
+            (pictures, labels), held_out = (
+                (centred(part, self.shape, slice(None)).to(self.device), part.conditions[self.label].to(self.device))
+                for part in (_part(self.split.train), _part(self.split.held_out))
+            )
             classes = len(self.split.train.classes[self.label])
-            classifiers.train(pictures, labels, classes, held_out=(kept_out, held_labels)).save(path)
+            classifiers.train(pictures, labels, classes, held_out=held_out).save(path)
         return ClassifierFeatures(classifiers.Classifier.load(path).to(self.device))
 
     @functools.cached_property

@@ -4,7 +4,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from undiffuse.errors import InputError
-from undiffuse.metrics import mean_ssim, ssim
+from undiffuse.metrics import measure_ssim, ssim
 
 IMAGES = torch.randint(0, 256, (4, 3, 15, 20), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
@@ -44,7 +44,7 @@ def test_every_window_by_the_formula():
 
 def test_the_mean_and_its_error():
     values = ssim(IMAGES, IMAGES.flip(0).roll(1, 3))
-    found = mean_ssim(IMAGES, IMAGES.flip(0).roll(1, 3))
+    found = measure_ssim(IMAGES, IMAGES.flip(0).roll(1, 3))
     assert (found.label, found.n, found.value) == ("SSIM", 4, pytest.approx(float(values.mean())))
     assert found.error == pytest.approx(float(values.std()) / 2)
 

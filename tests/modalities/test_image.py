@@ -74,6 +74,7 @@ def test_an_npz_is_read_back_by_the_data_source(tmp_path, images):
         assert content["labels"].dtype == np.int64 and json.loads(str(content["metadata"])) == {"seed": "7"}
     parts = arrays.load(tmp_path / "a.npz", held_out=0.4)
     assert len(parts.train) + len(parts.held_out) == len(images)
+    assert image.read_metadata(tmp_path / "a.npz") == {"seed": "7"}
     image.save(tmp_path / "b.npz", images)
     assert "labels" not in np.load(tmp_path / "b.npz")
 
@@ -85,7 +86,12 @@ def test_a_folder_holds_numbered_pngs(tmp_path, name):
     assert [file.name for file in files] == [f"0000{i}.png" for i in range(6)]
     for i, file in enumerate(files):
         with Image.open(file) as picture:
-            assert (np.asarray(picture) == COLOUR[i]).all() and picture.text == {"seed": "7", "label": str(i)}
+            assert (np.asarray(picture) == COLOUR[i]).all() and picture.text == {
+                "seed": "7",
+                "index": str(i),
+                "label": str(i),
+            }
+        assert image.read_metadata(file) == {"seed": "7", "index": str(i), "label": str(i)}
     assert [entry.name for entry in tmp_path.iterdir()] == [name.rstrip("/")]
 
 

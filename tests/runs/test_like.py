@@ -12,6 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 import undiffuse
 from tiny import tiny, train
 from undiffuse.classifying import ClassifierExperiment, ClassifierRecipe
+from undiffuse.cli.request import Request
 
 FEW = ("--n", 4, "--steps", 3)
 
@@ -138,6 +139,25 @@ def test_options_beside_a_picture_change_what_they_say(call, run: Path, tmp_path
     assert record(tmp_path / "again.png")["grid"] == "karras"  # the run's default
 
 
+def test_changes_replace_what_they_change() -> None:
+    base = Request(label="3", condition=("low=a.png", "thick=1"), row=(2, 4), grid="karras", times=[1.0, 0.0])
+    changes = {
+        "label": ({"label": "5"}, {"label": "5", "row": None}),
+        "label as a condition": (
+            {"condition": ["label=5"]},
+            {"label": None, "condition": ("low=a.png", "thick=1", "label=5"), "row": None},
+        ),
+        "one condition": ({"condition": ["low=b.png"]}, {"condition": ("thick=1", "low=b.png"), "row": None}),
+        "steps": ({"steps": 4}, {"steps": 4, "times": None}),
+        "sampler": ({"sampler": "ddim"}, {"sampler": "ddim", "grid": None, "times": None}),
+        "seed": ({"seed": 7, "n": None}, {"seed": 7}),
+    }
+    for given, expected in changes.values():
+        assert base.changed(given).model_dump() == base.model_dump() | expected
+    asked = Request(condition=("label=3",)).changed({"label": "4"})
+    assert asked.label == "4" and asked.condition == ()
+
+
 def test_more_like_one_of_a_folder_go_on_from_its_seed(call, run: Path, tmp_path: Path) -> None:
     assert call("sample", run, *FEW, "--label", "0-3", "--seed", 5, "--out", tmp_path / "folder")[0] == 0
     assert call("sample", run, *FEW, "--label", 2, "--seed", 7, "--out", tmp_path / "four.npz")[0] == 0
@@ -149,7 +169,7 @@ def test_more_like_one_of_a_folder_go_on_from_its_seed(call, run: Path, tmp_path
 def test_info_tells_how_a_picture_was_made(call, refused, run: Path, tmp_path: Path) -> None:
     for name in ("grid.png", "arrays.npz", "folder"):
         assert call("sample", run, *FEW, "--label", "0-3", "--seed", 5, "--out", tmp_path / name)[0] == 0
-    for name, index in {"grid.png": None, "arrays.npz": None, "folder/00002.png": 2, "folder": [0, 1, 2, 3]}.items():
+    for name, index in {"grid.png": None, "arrays.npz": None, "folder/00002.png": 2, "folder": "0-3"}.items():
         code, out, err = call("info", tmp_path / name, "--json")
         assert code == 0, err
         facts = json.loads(out)

@@ -1,5 +1,7 @@
 """Metrics on the way: the same numbers as measured by hand, through features that a resumed run keeps."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tiny import tiny, train
+from tiny import TINY, tiny, train
 from undiffuse import InputError, load, metrics
 from undiffuse.classifying import ClassifierRecipe
 from undiffuse.evaluation import channels_first
@@ -27,7 +29,10 @@ MEASURED = (
 
 
 def lines(folder: Path) -> dict[int, dict]:
-    return {line["step"]: line for line in read_metrics(folder) if "metrics_samples" in line}
+    """What was measured by step, but for the time that it took."""
+    found = [line for line in read_metrics(folder) if "metrics_samples" in line]
+    assert all(line.pop("metrics_seconds") > 0 for line in found)
+    return {line["step"]: line for line in found}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -88,6 +93,26 @@ def test_a_resumed_run_measures_the_same_and_keeps_the_same_best(whole: Path, tm
         "value": min(values.values()),
         "metrics_samples": 30,
     }
+
+
+@pytest.mark.slow
+def test_without_classes_pixels_are_looked_at_and_training_samples_where_a_metric_asks(call, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    settings = [*TINY, "condition=none", "training.steps=4", "sampling.steps=3", f"run={folder}", "--json"]
+    settings += ["training.metrics=kid, memorisation", "training.metrics_samples=20", "training.best=kid"]
+    code, out, err = call("train", "digits", *settings)
+    assert code == 0, err
+    assert set(lines(folder)[4]) >= {"kid", "kid-error", "memorisation-ratio", "suspicious-share"}
+    assert not (folder / "features.safetensors").exists()
+    assert json.loads(out)["best"]["step"] == 4 and "best kid" in err
+    assert call("sample", folder, "--step", "best", "--n", 1, "--steps", 1, "--out", tmp_path / "x.png")[0] == 0
+
+
+def test_a_damaged_classifier_is_found_before_any_work(whole: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "run"))
+    (folder / "features.safetensors").write_bytes(b"broken")
+    with pytest.raises(InputError, match=r"features\.safetensors"):
+        tiny(folder, *MEASURED)
 
 
 def test_measuring_changes_no_bit_of_the_training_and_takes_no_time_of_it(whole: Path, tmp_path: Path, call) -> None:

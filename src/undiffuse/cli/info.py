@@ -66,12 +66,17 @@ def _pictures(path: Path) -> list[Path]:
 
 
 def _of_pictures(folder: Path, pictures: list[Path]) -> dict[str, Any]:
-    """What is recorded in the pictures of a folder: once where it is the same in all, else the values in turn."""
+    """What is recorded in the pictures of a folder: once where it is the same in all, else the values in turn.
+
+    Their numbers are a range where none is missing.
+    """
     each = [read_facts(picture) for picture in pictures]
     facts: dict[str, Any] = {"pictures": str(folder), "files": len(pictures)}
     for name in dict.fromkeys(name for found in each for name in found):
         values = [found.get(name) for found in each]
         facts[name] = values[0] if all(value == values[0] for value in values) else values
+    if facts.get("index") == list(range(len(each))) and len(each) > 1:
+        facts["index"] = f"0-{len(each) - 1}"
     return facts
 
 

@@ -47,19 +47,20 @@ class Request(Section):
     def changed(self, given: Mapping[str, Any]) -> "Request":
         """This request with the options that are given beside it. Conditions change by name.
 
-        A new number of steps, grid or sampler takes its own times; a new label, or a condition of as many values as
-        there are samples, is no longer one row.
+        A new number of steps, grid or sampler takes its own times; a new label or condition is read for all samples,
+        and not for one row of others.
         """
         values = self.model_dump() | {name: value for name, value in given.items() if value is not None}
-        if given.get("condition"):
-            new = {text.partition("=")[0] for text in given["condition"]}
-            kept = [text for text in self.condition if text.partition("=")[0] not in new]
-            values["condition"] = kept + list(given["condition"])
+        texts = list(given.get("condition") or ())
+        new = {text.partition("=")[0] for text in texts} | ({"label"} if given.get("label") is not None else set())
+        values["condition"] = [text for text in self.condition if text.partition("=")[0] not in new] + texts
+        if "label" in new:  # by either option
+            values["label"] = given.get("label")
         if any(given.get(name) is not None for name in OF_THE_GRID):
             values["times"] = None
         if given.get("sampler") is not None and given.get("grid") is None:
             values["grid"] = None  # that of the sampler's name, or the default
-        if given.get("label") is not None or given.get("condition"):
+        if new:
             values["row"] = None
         return validated(values, Request)
 

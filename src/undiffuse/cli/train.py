@@ -14,6 +14,7 @@ from undiffuse import config, kernels, recipes
 from undiffuse.cli.common import AsJson, app, console, duration, progress_bar
 from undiffuse.data.pictures import processors
 from undiffuse.errors import InputError
+from undiffuse.weights import description
 
 if TYPE_CHECKING:
     import torch
@@ -125,6 +126,12 @@ def carried_out(experiment: "Experiment | ClassifierExperiment", name: str) -> d
             signal.signal(number, handler)
     if event:
         console.print(waiting(run.data_share, in_memory, time.monotonic() - began), soft_wrap=True)
+    best = description(run.best.path) if run.best else {}
+    if best:
+        line = (
+            f"best {best['metric']} {best['value']:g} at step {best['step']:,}: `--step best` samples from its weights"
+        )
+        console.print(line, soft_wrap=True)
     if caught:
         console.print(f"stopped and saved at step {state.step:,}: the same command goes on from there")
         raise typer.Exit(128 + caught[0])
@@ -133,6 +140,7 @@ def carried_out(experiment: "Experiment | ClassifierExperiment", name: str) -> d
         "steps": state.step,
         "seconds": round(state.seconds, 1),
         "loss": event.loss if event else None,
+        **({"best": best} if best else {}),
         "data_share": round(run.data_share, 4),
         "images_per_second": round(state.step * run.plan.batch_size / max(state.seconds, 1e-9), 1),
     }

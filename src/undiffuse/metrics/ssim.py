@@ -47,7 +47,7 @@ def ssim(images: UInt8[Tensor, "n c h w"], reference: UInt8[Tensor, "n c h w"]) 
     return similarity.reshape(len(images), -1).mean(1)
 
 
-def mean_ssim(images: UInt8[Tensor, "n c h w"], reference: UInt8[Tensor, "n c h w"]) -> Measurement:
+def measure_ssim(images: UInt8[Tensor, "n c h w"], reference: UInt8[Tensor, "n c h w"]) -> Measurement:
     """The mean over images, with its standard error. Raises: InputError as `ssim`."""
     return mean("ssim", ssim(images, reference), window=SIZE, standard_deviation=STANDARD_DEVIATION)
 

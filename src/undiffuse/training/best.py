@@ -1,5 +1,6 @@
 """The weights that measured best on the way."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,11 @@ class Best:
         Numbers of another metric or of another count of samples are not compared: the newer one stays.
         """
         value = line.get(self.metric)
-        if value is None:
+        if value is None or not math.isfinite(value):
             return False
         counts = {name: count for name, count in line.items() if name.endswith("_samples")}
         held = description(self.path)
-        same = held.get("metric") == self.metric and all(held.get(name) == count for name, count in counts.items())
+        same = {"metric": self.metric, **counts}.items() <= held.items() and "value" in held
         if same and (value <= held["value"] if self.higher else value >= held["value"]):
             return False
         about = {"step": state.step, "metric": self.metric, "value": value, **counts}

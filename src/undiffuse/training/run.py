@@ -230,8 +230,10 @@ class Run:
                 self._validate(held_out)
             if measure and plan.metrics_every and (state.step % plan.metrics_every == 0 or done):
                 state.check_finite()
+                away = clock.away
                 with clock.stopped():
-                    self._measured(**measure(state.step))
+                    line = measure(state.step)
+                self._measured(**line, metrics_seconds=round(clock.away - away, 2))
             if state.step % plan.checkpoint_every == 0 or done or self.stopping:
                 self.save()
             if plan.snapshot_every and state.step % plan.snapshot_every == 0:
