@@ -16,8 +16,6 @@ from undiffuse.data import Split
 from undiffuse.errors import InputError
 from undiffuse.examples import balanced, centred
 from undiffuse.metrics.lpips import LPIPS, mean_lpips
-from undiffuse.metrics.measurement import mean
-from undiffuse.metrics.psnr import MOST_DB
 from undiffuse.metrics.ssim import SIZE
 from undiffuse.modalities import image
 from undiffuse.pipeline import Pipeline
@@ -86,9 +84,9 @@ def measure(
 
 def _compared(images: Tensor, truth: Tensor, eye: LPIPS | None) -> dict[str, Any]:
     """PSNR, SSIM and LPIPS of images against the truth, each with its error."""
-    found = [mean("psnr", metrics.psnr(images, truth).clamp(max=MOST_DB))]
+    found = [metrics.measure_psnr(images, truth)]
     if min(images.shape[-2:]) >= SIZE:
-        found.append(metrics.mean_ssim(images, truth))
+        found.append(metrics.measure_ssim(images, truth))
     if eye is not None:
         found.append(mean_lpips(eye, images, truth))
     return {measurement.metric: measurement.to_json() for measurement in found}
