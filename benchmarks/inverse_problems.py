@@ -91,19 +91,19 @@ class Solver:
             found.append(samplers.sample(guided, samplers.named(SAMPLER), x, times, seeds[chosen]))
         return torch.cat(found).unflatten(0, (len(y), draws))
 
-    def db(self, x: Tensor, truth: Tensor) -> dict[str, float]:
+    def db(self, x: Tensor, truth: Tensor) -> metrics.Measurement:
         """PSNR of x (N, C, H, W) as a picture, in decibels."""
-        return metrics.mean_psnr(self.model.codec.decode(x), self.model.codec.decode(truth))
+        return metrics.measure_psnr(self.model.codec.decode(x), self.model.codec.decode(truth))
 
     def tuned(self, problem: Problem, truth: Tensor) -> float:
         """The scale of `Steered` whose single samples are best."""
         y = problem.measured(truth)
         found = {scale: self.solved(problem.steered(scale), y, 1)[:, 0] for scale in SCALES}
-        return max(SCALES, key=lambda scale: self.db(found[scale], truth)["db"])
+        return max(SCALES, key=lambda scale: self.db(found[scale], truth).value)
 
 
-def written(db: dict[str, float]) -> str:
-    return f"{db['db']:.2f} ({db['standard_error']:.2f})"
+def written(db: metrics.Measurement) -> str:
+    return f"{db.value:.2f} ({db.error:.2f})"
 
 
 def rows(solver: Solver, name: str, truth: Tensor, mean: Tensor, apart: Tensor) -> Iterator[tuple[str, Tensor]]:

@@ -39,7 +39,7 @@ MAY_SEE["systems"] = MAY_SEE["pipeline"] | {"pipeline"}
 MAY_SEE["serving"] = MAY_SEE["systems"] | {"systems"}
 SEE_ALL = {
     "__init__", "__main__", "acceleration", "bits_per_dim", "classifying", "cli", "comparison", "config", "evaluation",
-    "examples", "experiment", "formats", "monitoring", "plots", "recipes", "reconstruction", "report",
+    "examples", "experiment", "formats", "judge", "monitoring", "plots", "recipes", "reconstruction", "report",
 }  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
 

@@ -14,9 +14,10 @@ import undiffuse
 from undiffuse import pipeline, samplers
 from undiffuse.denoiser import BaseDenoiser
 from undiffuse.errors import InputError
-from undiffuse.evaluation import Judge, Say, judged
+from undiffuse.evaluation import Say, judged
 from undiffuse.examples import conditions_in_turn
 from undiffuse.experiment import load_experiment_data
+from undiffuse.judge import Judge
 from undiffuse.pipeline import Pipeline
 from undiffuse.samplers.fit import REFERENCE_STEPS, truth
 

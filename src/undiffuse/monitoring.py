@@ -1,7 +1,6 @@
 """Metrics during training: a few samples of the averaged weights, measured every so many steps."""
 
 import functools
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,19 +9,18 @@ import torch
 
 from undiffuse import metrics
 from undiffuse.config import VALIDATION_LOSS, Training
-from undiffuse.data import Dataset, Split
+from undiffuse.data import Split
 from undiffuse.errors import InputError
-from undiffuse.examples import centred, conditions_in_turn, drawn
-from undiffuse.metrics import classifier as classifiers
-from undiffuse.metrics.features import ClassifierFeatures, Features, Pixels
+from undiffuse.examples import conditions_in_turn
+from undiffuse.judge import Judge, as_tensor, is_classified
+from undiffuse.metrics import Classifier
 from undiffuse.metrics.moments import Moments
-from undiffuse.metrics.seen import Seen, look
+from undiffuse.metrics.seen import Seen
 from undiffuse.metrics.suite import NUMBERS
 from undiffuse.pipeline import BEST, Pipeline
 from undiffuse.training import Best
 
 CLASSIFIER = "features.safetensors"  # of the run: the network that it is measured through from its first session on
-MOST = 1 << 28  # bytes of training samples, and of held-out ones, that are looked at
 TRIED = 50  # made-up reference samples, enough for every metric
 
 
@@ -50,11 +48,11 @@ class Monitor:
             )
         self.numbers = self._try(min(TRIED, len(split.held_out)))
         if (folder / CLASSIFIER).is_file():
-            self.features  # noqa: B018  read now, so that a damaged file is found before any work
+            Classifier.load(folder / CLASSIFIER)  # so that a damaged file is found before any work
 
     @property
     def _classified(self) -> bool:
-        return self.label is not None and min(self.shape[1:]) >= classifiers.SMALLEST_SIDE
+        return self.label is not None and is_classified(self.shape)
 
     def _try(self, reference_n: int) -> list[str]:
         """What is measured, found out on random numbers, before any work."""
@@ -70,45 +68,23 @@ class Monitor:
             raise InputError(f"training.metrics, of {self.n} samples through {through}: {error}") from error
 
     @functools.cached_property
-    def features(self) -> Features:
-        """What it looks through; the classifier is trained at the first call of the run's first session."""
-        if not self._classified:
-            return Pixels()
-        assert self.label is not None
-        path = self.folder / CLASSIFIER
-        if not path.is_file():
-            (pictures, labels), held_out = (
-                (centred(part, self.shape, slice(None)).to(self.device), part.conditions[self.label].to(self.device))
-                for part in (_part(self.split.train), _part(self.split.held_out))
-            )
-            classes = len(self.split.train.classes[self.label])
-            classifiers.train(pictures, labels, classes, held_out=held_out).save(path)
-        return ClassifierFeatures(classifiers.Classifier.load(path).to(self.device))
-
-    @functools.cached_property
-    def reference(self) -> Seen:
-        """What the features see in the held-out samples."""
-        return self._seen(self.split.held_out)
+    def judge(self) -> Judge:
+        """What it looks through, and the real images; a classifier is trained in the run's first session."""
+        return Judge(self.split, self.shape, self.label, kept=self.folder / CLASSIFIER, device=self.device)
 
     @functools.cached_property
     def train(self) -> Seen | None:
-        """The same of the training samples, for what compares with them."""
+        """What is seen of training images, for what compares with them."""
         asked = (metrics.METRICS[NUMBERS.get(name, name)] for name in self.names)
-        return self._seen(self.split.train) if any("train" in metric.needs for metric in asked) else None
-
-    def _seen(self, dataset: Dataset) -> Seen:
-        part = _part(dataset)
-        labels = None if self.label is None else part.conditions[self.label]
-        return look(self.features, centred(part, self.shape, slice(None)), labels)
+        return self.judge.seen_train() if any("train" in metric.needs for metric in asked) else None
 
     def __call__(self, model: Pipeline) -> dict[str, Any]:
         """A line of the log: each number by its name, its standard error where there is one, and how many samples."""
         condition = conditions_in_turn(model, self.split, self.n)
-        pictures = torch.from_numpy(model.sample(self.n, seed=0, **condition))
-        pictures = pictures[:, None] if pictures.ndim == 3 else pictures.movedim(-1, 1)
+        pictures = as_tensor(model.sample(self.n, seed=0, **condition))
         labels = None if self.label is None else torch.as_tensor(condition[self.label])
-        samples, line = look(self.features, pictures, labels), dict[str, Any]()
-        for found in metrics.measure(samples, self.reference, self.names, self.train):
+        samples, line = self.judge.see(pictures, labels), dict[str, Any]()
+        for found in metrics.measure(samples, self.judge.reference, self.names, self.train):
             line[found.metric] = float(f"{found.value:.6g}")
             if found.error is not None:
                 line[f"{found.metric}-error"] = float(f"{found.error:.3g}")
@@ -128,9 +104,3 @@ def monitored(training: Training, model: Pipeline, split: Split, folder: Path) -
         found = f"measured are {', '.join(measured)}" if measured else "nothing is"
         raise InputError(f"training.best={best} is not measured by training.metrics=[...]: {found}")
     return monitor, Best(folder / BEST, best, metrics.better(best) == "higher")
-
-
-def _part(dataset: Dataset) -> Dataset:
-    """All of a data set, or as many samples as `MOST` bytes hold, always the same."""
-    count = max(2, MOST // math.prod(dataset.shape))
-    return dataset if len(dataset) <= count else dataset.subset(drawn(len(dataset), count))

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import undiffuse
-from undiffuse import evaluation, metrics, report
+from undiffuse import evaluation, judge, metrics, report
 from undiffuse.data.dataset import turns
 from undiffuse.errors import InputError
 from undiffuse.evaluation import base, by_level, curves, likely, measured
@@ -181,7 +181,7 @@ def test_statistics_of_a_run_are_written_and_measured_against(
 def test_a_classifier_is_trained_once_for_all_runs_on_the_same_data(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split = load_experiment_data(run)[1]
     first = evaluation.Judge(split, (1, 8, 8), "label")
-    monkeypatch.setattr(evaluation.judge.classifiers, "train", lambda *_, **__: pytest.fail("it was trained again"))
+    monkeypatch.setattr(judge.classifiers, "train", lambda *_, **__: pytest.fail("it was trained again"))
     again = evaluation.Judge(split, (1, 8, 8), "label")
     assert again.features.key == first.features.key
 

@@ -12,7 +12,7 @@ import torch
 from tiny import TINY, tiny, train
 from undiffuse import InputError, load, metrics
 from undiffuse.classifying import ClassifierRecipe
-from undiffuse.evaluation import channels_first
+from undiffuse.evaluation import as_tensor
 from undiffuse.examples import centred, conditions_in_turn
 from undiffuse.metrics import Classifier
 from undiffuse.training import read_metrics
@@ -59,7 +59,7 @@ def test_the_log_holds_what_is_measured_by_hand(whole: Path) -> None:
     model, split = load(whole), tiny(whole, *MEASURED).split
     classifier = Classifier.load(whole / "features.safetensors")
     condition = conditions_in_turn(model, split, 30)
-    pictures = channels_first(model.sample(30, seed=0, **condition))
+    pictures = as_tensor(model.sample(30, seed=0, **condition))
     real = centred(split.held_out, model.shape, slice(None))
     ours, theirs = classifier.features(pictures), classifier.features(real)
     assert found[12]["frechet-distance"] == pytest.approx(metrics.frechet_distance(ours, theirs), rel=1e-4)

@@ -2,6 +2,6 @@
 
 from undiffuse.evaluation.base import Evaluation, evaluate, judged
 from undiffuse.evaluation.curves import Say
-from undiffuse.evaluation.judge import Judge, as_tensor
+from undiffuse.judge import Judge, as_tensor
 
 __all__ = ["Evaluation", "Judge", "Say", "as_tensor", "evaluate", "judged"]

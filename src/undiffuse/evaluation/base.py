@@ -16,9 +16,9 @@ from undiffuse.data import Split
 from undiffuse.errors import InputError
 from undiffuse.evaluation import by_level, curves, likely, measured, shown
 from undiffuse.evaluation.curves import Say, timed
-from undiffuse.evaluation.judge import REFERENCE, Judge, as_tensor
 from undiffuse.examples import conditions_in_turn
 from undiffuse.experiment import load_experiment_data, parameters
+from undiffuse.judge import REFERENCE, Judge, as_tensor
 from undiffuse.modalities import image
 from undiffuse.pipeline import Pipeline
 from undiffuse.plots import Picture

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from undiffuse import metrics, plots
 from undiffuse.data import Split
-from undiffuse.evaluation.judge import Judge, as_tensor
 from undiffuse.examples import balanced, centred, conditions_in_turn
+from undiffuse.judge import Judge, as_tensor
 from undiffuse.modalities import image
 from undiffuse.pipeline import Pipeline
 from undiffuse.plots import Picture

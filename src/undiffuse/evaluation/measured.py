@@ -9,7 +9,7 @@ from torch import Tensor
 
 from undiffuse import metrics, plots
 from undiffuse.errors import InputError, unknown
-from undiffuse.evaluation.judge import EMBEDDED, REFERENCE, Judge
+from undiffuse.judge import EMBEDDED, REFERENCE, Judge
 from undiffuse.metrics import Measurement, Seen
 from undiffuse.metrics.suite import METRICS, NUMBERS, wanted
 from undiffuse.plots import Panel, Picture

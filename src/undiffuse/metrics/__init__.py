@@ -13,7 +13,7 @@ from undiffuse.metrics.measurement import Measurement
 from undiffuse.metrics.moments import Moments
 from undiffuse.metrics.neighbours import memorisation, nearest, nearest_other
 from undiffuse.metrics.precision_recall import density_coverage, precision_recall
-from undiffuse.metrics.psnr import mean_psnr, measure_psnr, psnr
+from undiffuse.metrics.psnr import measure_psnr, psnr
 from undiffuse.metrics.seen import Seen, look
 from undiffuse.metrics.spectrum import radial_power
 from undiffuse.metrics.ssim import measure_ssim, ssim
@@ -35,7 +35,6 @@ __all__ = [
     "kernel_distance",
     "label_agreement",
     "look",
-    "mean_psnr",
     "measure",
     "measure_psnr",
     "measure_ssim",

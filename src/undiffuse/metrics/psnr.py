@@ -1,7 +1,5 @@
 """Peak signal-to-noise ratio of reconstructions."""
 
-from typing import Any
-
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -26,16 +24,9 @@ def psnr(images: UInt8[Tensor, "n c h w"], reference: UInt8[Tensor, "n c h w"]) 
     return 10 * torch.log10(255.0**2 / error)
 
 
-def mean_psnr(images: UInt8[Tensor, "n c h w"], reference: UInt8[Tensor, "n c h w"]) -> dict[str, Any]:
-    """The mean over images, its standard error, and how many: {"db", "standard_error", "n"}.
-
-    Equal images, whose ratio is infinite, count as 100 dB.
-    """
-    values = psnr(images, reference).clamp(max=MOST_DB)
-    error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else 0.0
-    return {"db": round(float(values.mean()), 3), "standard_error": round(error, 3), "n": len(values)}
-
-
 def measure_psnr(images: UInt8[Tensor, "n c h w"], reference: UInt8[Tensor, "n c h w"]) -> Measurement:
-    """The same as a measurement, in decibels. Raises: InputError as `psnr`."""
+    """The mean over images, in decibels, with its standard error; equal images, of infinite ratio, count as 100 dB.
+
+    Raises: InputError as `psnr`.
+    """
     return mean("psnr", psnr(images, reference).clamp(max=MOST_DB))

@@ -33,7 +33,8 @@ class Judge:
 
     features: a name or a file, as `metrics.features.named` takes it; "embedded": a classifier that is trained on the
     real training split and kept for the next evaluation of the same data, or pooled pixels where there are no labels.
-    moments: an .npz of mu and sigma that stands for the real images in place of the held-out split.
+    moments: an .npz of mu and sigma that stands for the real images in place of the held-out split. kept: the file of
+    the classifier, in place of one in the cache folder that all runs on the same data share. device: of the features.
 
     Of a set that is larger than `MOST_JUDGED`, a part stands for the whole, whether it is kept in memory or not.
 
@@ -48,6 +49,8 @@ class Judge:
         seed: int = 0,
         features: str = EMBEDDED,
         moments: Path | None = None,
+        kept: Path | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         split = Split(*(_judged_by(part) for part in (split.train, split.held_out)))
         self.train, self.held_out = (centred(part, shape, slice(None)) for part in (split.train, split.held_out))
@@ -57,9 +60,9 @@ class Judge:
                 f"{len(self.held_out)}: raise data.held_out, or add data"
             )
         self.classifier: classifiers.Classifier | None = None
-        if label is not None:
+        if label is not None and is_classified(shape):
             labels = (split.train.conditions[label], split.held_out.conditions[label])
-            self.classifier = _classifier(self, labels, len(split.train.classes[label]), seed)
+            self.classifier = self._classifier(labels, len(split.train.classes[label]), seed, kept, device)
         self.features = self._features(features)
         self.through = self.features.name
         if isinstance(self.features, networks.ClassifierFeatures):
@@ -80,12 +83,35 @@ class Judge:
 
     def _features(self, text: str) -> networks.Features:
         if text != EMBEDDED:
-            return networks.named(text)
+            return networks.named(text)  # which says the device where it matters, "inception:device=cuda"
         return networks.Pixels() if self.classifier is None else networks.ClassifierFeatures(self.classifier)
 
     def see(self, images: Tensor, labels: Tensor | None = None) -> Seen:
         """What the features see in uint8 pictures (N, C, H, W)."""
         return look(self.features, images, labels)
+
+    def _classifier(
+        self, labels: tuple[Tensor, Tensor], classes: int, seed: int, kept: Path | None, device: torch.device | str
+    ) -> classifiers.Classifier:
+        """The classifier of this data: from its file where it has been trained before. Raises: InputError."""
+        path = kept
+        if path is None:
+            data = [statistics.data_hash(part) for part in (self.train, self.held_out)]
+            settings = {name: value for name, value in sorted(vars(classifiers).items()) if name.isupper()}
+            said = json.dumps([classes, seed, settings])
+            name = fingerprint(*data, *(part.numpy().tobytes() for part in labels), said)
+            path = cache_folder() / "classifiers" / f"{name}.safetensors"
+        if path.is_file():
+            with contextlib.suppress(InputError) if kept is None else contextlib.nullcontext():
+                return classifiers.Classifier.load(path).to(device)
+        train, held_out = (
+            (part.to(device), of.to(device)) for part, of in zip((self.train, self.held_out), labels, strict=True)
+        )
+        classifier = classifiers.train(*train, classes, held_out=held_out, seed=seed)
+        # a cache that cannot be written costs time, and no more
+        with contextlib.suppress(InputError) if kept is None else contextlib.nullcontext():
+            classifier.save(path)
+        return classifier
 
     @property
     def embedded(self) -> bool:
@@ -116,21 +142,9 @@ class Judge:
         return [metrics.frechet_distance(seen.moments, self.reference.moments) for seen in self.draws(n)]
 
 
-def _classifier(judge: Judge, labels: tuple[Tensor, Tensor], classes: int, seed: int) -> classifiers.Classifier:
-    """The classifier of this data: from the cache where it has been trained before, so that all runs have the same."""
-    data = [statistics.data_hash(part) for part in (judge.train, judge.held_out)]
-    settings = {name: value for name, value in sorted(vars(classifiers).items()) if name.isupper()}
-    classes_of = [part.numpy().tobytes() for part in labels]
-    name = fingerprint(*data, *classes_of, json.dumps([classes, seed, settings]))
-    path = cache_folder() / "classifiers" / f"{name}.safetensors"
-    if path.is_file():
-        with contextlib.suppress(InputError):  # a damaged one is trained again
-            return classifiers.Classifier.load(path)
-    held_out = (judge.held_out, labels[1])
-    classifier = classifiers.train(judge.train, labels[0], classes, held_out=held_out, seed=seed)
-    with contextlib.suppress(InputError):  # a cache that cannot be written costs time, and no more
-        classifier.save(path)
-    return classifier
+def is_classified(shape: Sequence[int]) -> bool:
+    """Whether pictures (C, H, W) are large enough for the embedded classifier; smaller ones are looked at as pixels."""
+    return min(shape[1:]) >= classifiers.SMALLEST_SIDE
 
 
 def _judged_by(dataset: Dataset) -> Dataset:
