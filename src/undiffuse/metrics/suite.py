@@ -26,7 +26,7 @@ class Metric:
     Args:
         function: (samples, reference[, train]) -> measurements.
         gives: the numbers it gives, by name, and whether lower or higher is better; None where neither is, but as real.
-        needs: "reference"; "features" or "scores" or "labels" of the samples; "reference features"; "train".
+        needs: what must be there, as `WORDS` has it: "features", "scores" and "labels" are of the samples.
     """
 
     function: Callable[..., list[Measurement]]
