@@ -8,8 +8,8 @@ Held-out pictures under their own conditions are noised to each of so many log-S
     error(l) = 127.5 sqrt(mean |x0_hat - x_0|^2)                              of 255 grey values
 
 (Ho et al. 2020, section 4.3.) Beside it two curves of a Gaussian with the covariance of the training pictures: the same
-code with its exact denoiser, and its least rate (reverse water-filling; Cover & Thomas, theorem 10.3.3), which the least
-rate of no data of that covariance exceeds. Writes the numbers to --results, and with --out the picture.
+code with its exact denoiser, and its least rate (reverse water-filling; Cover & Thomas, theorem 10.3.3), which the
+least rate of no data of that covariance exceeds. Writes the numbers to --results, and with --out the picture.
 """
 
 import argparse
