@@ -20,11 +20,12 @@ MAY_SEE = {
     "transition": {"schedule"},
     "denoiser": ALGEBRA,
     "exact": DENOISING,
+    "chain": DENOISING,
     "guidance": DENOISING,
     "samplers": DENOISING | {"guidance"},
     "editing": DENOISING | {"guidance", "samplers"},
-    "likelihood": DENOISING | {"guidance", "samplers"},
-    "objective": DENOISING,
+    "likelihood": DENOISING | {"chain", "guidance", "samplers"},
+    "objective": DENOISING | {"chain"},
     "training": DENOISING | {"objective", "guidance"},  # guidance: the classifier that it trains
     "distillation": DENOISING | {"objective", "training", "samplers"},
     # leaves: they see neither samplers nor training
