@@ -2,19 +2,16 @@
 
     python benchmarks/rate_distortion.py runs/mnist [--n 512] [--levels 64] [--out docs/images/rate-distortion.png]
 
-Held-out pictures under their own conditions are noised to each of so many log-SNRs l, and the network's error is taken:
-
-    rate(l) = prior + 1/2 Int_{-inf}^{l} snr |x0_hat - x_0|^2 dl / ln 2       bits/dimension: the bound's terms so far
-    error(l) = 127.5 sqrt(mean |x0_hat - x_0|^2)                              of 255 grey values
-
-(Ho et al. 2020, section 4.3.) Beside it two curves of a Gaussian with the covariance of the training pictures: the same
-code with its exact denoiser, and its least rate (reverse water-filling; Cover & Thomas, theorem 10.3.3), which the
-least rate of no data of that covariance exceeds. Writes the numbers to --results, and with --out the picture.
+The curve is `undiffuse.likelihood.rate_distortion` of held-out pictures under their own conditions (Ho et al. 2020,
+section 4.3). Beside it two curves of a Gaussian with the covariance of the training pictures: the same code with its
+exact denoiser, and its least rate (reverse water-filling; Cover & Thomas, theorem 10.3.3), which the least rate of no
+data of that covariance exceeds. Writes the numbers to --results, and with --out the picture.
 """
 
 import argparse
 import json
 import math
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -26,28 +23,24 @@ from torch import Tensor
 from undiffuse import experiment, pipeline
 from undiffuse.examples import balanced, centred, conditions_of
 from undiffuse.files import atomic_path, write_text
+from undiffuse.likelihood import Bound, rate_distortion, variational_bound
 from undiffuse.noise import NoiseSource
 from undiffuse.pipeline import Pipeline
 from undiffuse.plots import to_png
 from undiffuse.schedule import along_batch
 
 RESULTS = Path(__file__).parent / "results" / "rate_distortion.json"
-LEAST = -14.0  # log-SNR below which nothing is known
 SHOWN = (0.001, 0.004, 0.01, 0.03, 0.1, 0.4)  # bits/dimension at which estimates are drawn
 PICTURES = 4
 LINES = {"network": ("#0072B2", "-"), "code": ("#D55E00", "--"), "least": ("#009E73", ":")}  # Okabe & Ito's colours
 
 
 def estimates(model: Pipeline, x0: Tensor, rows: Tensor, conditions: dict[str, Tensor], log_snr: Tensor) -> Tensor:
-    """x0_hat of every picture, noised to a level; the noise is the picture's own, the same at every level."""
-    denoiser, found = model.denoiser, []
-    for part in torch.arange(len(x0)).split(256):
-        noise = NoiseSource(rows[part], x0.shape[1:]).normal("noise")
-        t = denoiser.schedule.time(log_snr).expand(len(part))
-        alpha, sigma = along_batch(denoiser.schedule.alpha(t), noise), along_batch(denoiser.schedule.sigma(t), noise)
-        given = denoiser.encode({name: values[part] for name, values in conditions.items()})
-        found.append(denoiser(alpha * x0[part] + sigma * noise, t, given).x0)
-    return torch.cat(found)
+    """x0_hat of a few pictures, noised to a level; the noise is a picture's own, the same at every level."""
+    denoiser, noise = model.denoiser, NoiseSource(rows, x0.shape[1:]).normal("noise")
+    t = denoiser.schedule.time(log_snr).expand(len(x0))
+    alpha, sigma = along_batch(denoiser.schedule.alpha(t), noise), along_batch(denoiser.schedule.sigma(t), noise)
+    return denoiser(alpha * x0 + sigma * noise, t, denoiser.encode(conditions)).x0
 
 
 def gaussian_code(eigenvalues: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,28 +64,13 @@ def grey(error: Tensor) -> Tensor:
     return 127.5 * error.sqrt()
 
 
-def measured(
-    model: Pipeline, x0: Tensor, rows: Tensor, conditions: dict[str, Tensor], levels: int
-) -> dict[str, Tensor]:
-    """The network's curve, from noise to data: rate, error, and where on the axis of log-SNR the bits are."""
-    denoiser = model.denoiser
-    ends = denoiser.schedule.log_snr(torch.tensor([denoiser.t_max, denoiser.t_min], dtype=torch.float64))
-    edges = torch.linspace(max(float(ends[0]), LEAST), float(ends[1]), levels + 1, dtype=torch.float64)
-    log_snr, width = (edges[1:] + edges[:-1]) / 2, float(edges[1] - edges[0])
-    error = torch.stack(
-        [(estimates(model, x0, rows, conditions, at) - x0).square().flatten(1).mean(1).double() for at in log_snr]
-    )
-    density = log_snr.exp()[:, None] * error / (2 * math.log(2))
-    sigma, variance = float(denoiser.schedule.sigma(denoiser.t_max)), denoiser.prior_std() ** 2
-    signal = (float(denoiser.schedule.alpha(denoiser.t_max)) * x0.double()).square().mean()
-    prior = (0.5 * ((signal + sigma**2) / variance - 1 + math.log(variance / sigma**2))) / math.log(2)
-    return {
-        "log_snr": log_snr,
-        "bits_per_unit": density.mean(1),
-        "standard_error": density.std(1) / math.sqrt(len(x0)),
-        "rate": prior + (density.cumsum(0) - density / 2).mean(1) * width,  # up to the middle of each stretch
-        "error": grey(error.mean(1)),
-    }
+def bounds(model: Pipeline, x0: Tensor, rows: Tensor, conditions: dict[str, Tensor], levels: int) -> Bound:
+    """The bound of every picture, by its levels."""
+    parts = []
+    for part in torch.arange(len(x0)).split(256):
+        given = {name: values[part] for name, values in conditions.items()}
+        parts.append(variational_bound(model.denoiser, x0[part], rows[part], given, draws=levels))
+    return Bound(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Bound)))
 
 
 def picture(
@@ -103,7 +81,7 @@ def picture(
     above, below = figure.subfigures(2, 1, height_ratios=(1.25, 1))
     left, right = above.subplots(1, 2)
     colour = LINES["network"]
-    left.plot(curve["rate"], curve["error"], colour[1], color=colour[0], label="the network")
+    left.plot(curve["rate"], curve["distortion"], colour[1], color=colour[0], label="the network")
     for name, label in (("code", "a Gaussian's exact denoiser"), ("least", "least rate of that Gaussian")):
         rate, error = gaussian[name]
         left.plot(rate, error, LINES[name][1], color=LINES[name][0], label=label)
@@ -132,7 +110,10 @@ def main() -> None:
     rows = balanced(split.held_out, options.n)
     x0 = model.codec.encode(centred(split.held_out, model.shape, rows))
     conditions = conditions_of(split.held_out, rows, model)
-    curve = measured(model, x0, rows, conditions, options.levels)
+    bound = bounds(model, x0, rows, conditions, options.levels)
+    curve = rate_distortion(bound)._asdict()
+    width = float(curve["log_snr"].diff().mean())
+    curve["bits_per_unit"] = bound.by_level.mean(0) / (width * math.log(2))
 
     training = model.codec.encode(centred(split.train, model.shape, torch.arange(min(len(split.train), 20_000))))
     eigenvalues = torch.linalg.eigvalsh(torch.cov(training.flatten(1).double().T)).clamp(min=0)
@@ -145,10 +126,14 @@ def main() -> None:
 
     print("| log-SNR | bits/dimension so far | error left, of 255 | Gaussian's code there | least for the Gaussian |")
     print("|---|---|---|---|---|")
-    columns = (curve[name].tolist() for name in ("log_snr", "rate", "error"))
+    columns = (curve[name].tolist() for name in ("log_snr", "rate", "distortion"))
     for level, so_far, left in zip(*columns, strict=True):
         print(f"| {level:.2f} | {so_far:.4f} | {left:.2f} | {at('code', left):.4f} | {at('least', left):.4f} |")
-    about: dict[str, Any] = {"recipe": experiment.recipe_of(options.run).name, "n": len(x0)}
+    about: dict[str, Any] = {
+        "recipe": experiment.recipe_of(options.run).name,
+        "n": len(x0),
+        "bits_per_dim": float(bound.bits_per_dim.mean()),
+    }
     numbers = {name: [float(f"{value:.5g}") for value in values.tolist()] for name, values in curve.items()}
     write_text(options.results, json.dumps({**about, **numbers}) + "\n")
     if options.out:
@@ -157,7 +142,9 @@ def main() -> None:
             i = int((curve["rate"] - target).abs().argmin())
             few = {name: values[:PICTURES] for name, values in conditions.items()}
             x0_hat = estimates(model, x0[:PICTURES], rows[:PICTURES], few, curve["log_snr"][i])
-            drawn[f"{float(curve['rate'][i]):.2g} bits\nerror {float(curve['error'][i]):.0f}"] = model.decode(x0_hat)
+            drawn[f"{float(curve['rate'][i]):.2g} bits\nerror {float(curve['distortion'][i]):.0f}"] = model.decode(
+                x0_hat
+            )
         with atomic_path(options.out) as path:
             path.write_bytes(to_png(picture(curve, gaussian, {**drawn, "original\n": model.decode(x0[:PICTURES])})))
 
