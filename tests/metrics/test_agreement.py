@@ -2,8 +2,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from seeing import seen
 from undiffuse.errors import InputError
-from undiffuse.metrics import METRICS, Classifier, label_agreement, wilson_interval
+from undiffuse.metrics import Classifier, label_agreement, wilson_interval
+from undiffuse.metrics.agreement import measure_label_agreement
 
 
 class Brightness(Classifier):
@@ -44,6 +46,10 @@ def test_refusals():
         wilson_interval(5, 3)
 
 
-def test_every_metric_has_a_name_for_the_command_line():
-    assert list(METRICS) == sorted(METRICS)
-    assert all(callable(metric) and metric.__doc__ and "_" not in name for name, metric in METRICS.items())
+def test_the_same_from_scores_that_were_kept():
+    scores = torch.eye(3)[[0, 0, 1, 2, 2]]
+    found = measure_label_agreement(seen(torch.zeros(5, 1), torch.tensor([0, 0, 0, 2, 2]), scores))[0]
+    assert (found.value, found.n, found.interval) == (4 / 5, 5, wilson_interval(4, 5))
+    assert found.error == pytest.approx((0.8 * 0.2 / 5) ** 0.5)
+    with pytest.raises(InputError, match=r"\[0, 3\)"):
+        measure_label_agreement(seen(torch.zeros(5, 1), torch.tensor([0, 0, 0, 2, 3]), scores))

@@ -2,8 +2,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from seeing import normal, seen
 from undiffuse.errors import InputError
-from undiffuse.metrics import memorisation, nearest, neighbours
+from undiffuse.metrics import memorisation, nearest, nearest_other, neighbours
+from undiffuse.metrics.neighbours import measure_memorisation
 
 
 def images(n: int, seed: int = 0) -> Tensor:
@@ -45,6 +47,31 @@ def test_memorisation_tells_copies_from_new_images():
     few_copies = memorisation(torch.cat([train[:10], images(50, seed=2)]), train, held_out)
     assert few_copies["ratio"] > 0.9
     assert few_copies["suspicious_share"] >= 10 / 60
+
+
+def test_the_ratio_has_an_interval_that_repeats_fall_into():
+    def clouds(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        return normal(80, 3, 3 * seed), normal(300, 3, 1000), normal(80, 3, 3 * seed + 1)
+
+    found = [memorisation(*clouds(seed)) for seed in range(60)]
+    spread = torch.tensor([one["ratio"] for one in found]).std()
+    assert 0.7 < torch.tensor([one["ratio_error"] for one in found]).mean() / spread < 1.4
+    inside = [one["ratio_interval"][0] <= 1 <= one["ratio_interval"][1] for one in found]
+    assert sum(inside) >= 0.85 * 60  # samples and held-out ones are of one law, so the ratio of their medians is 1
+
+
+def test_the_nearest_other_leaves_out_the_row_and_not_its_copies():
+    rows = torch.tensor([[0.0], [3.0], [4.0], [4.0], [4.0]])
+    assert nearest_other(rows).tolist() == [3, 1, 0, 0, 0]
+
+
+def test_memorisation_in_features_is_that_of_the_plain_function():
+    samples, held_out, train = seen(normal(40, 3)), seen(normal(50, 3, 1)), seen(normal(200, 3, 2))
+    ratio, share = measure_memorisation(samples, held_out, train)
+    plain = memorisation(samples.features, train.features, held_out.features)
+    assert (ratio.value, share.value) == (plain["ratio"], plain["suspicious_share"])
+    assert ratio.interval == plain["ratio_interval"] and ratio.settings["train_n"] == 200
+    assert measure_memorisation(train, held_out, train)[0].value == 0
 
 
 def test_refusals():

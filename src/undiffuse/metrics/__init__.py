@@ -1,35 +1,48 @@
-"""Metrics: what a set of samples is worth, each number with its sample size.
+"""Metrics: what a set of samples is worth, each number with its sample size and its error.
 
-A leaf of the package: tensors in, numbers out. To add a metric, write one file and one line in `METRICS`.
+A leaf of the package: tensors in, numbers out. To add a metric, write one file and one line in `METRICS` (suite.py).
 """
-
-from collections.abc import Callable
-from typing import Any
 
 from undiffuse.metrics.agreement import label_agreement, wilson_interval
 from undiffuse.metrics.classifier import Classifier
+from undiffuse.metrics.diversity import pairwise_distance
 from undiffuse.metrics.frechet import frechet_distance
-from undiffuse.metrics.neighbours import memorisation, nearest
-from undiffuse.metrics.precision_recall import precision_recall
+from undiffuse.metrics.inception_score import inception_score
+from undiffuse.metrics.kernel import kernel_distance
+from undiffuse.metrics.measurement import Measurement
+from undiffuse.metrics.moments import Moments
+from undiffuse.metrics.neighbours import memorisation, nearest, nearest_other
+from undiffuse.metrics.precision_recall import density_coverage, precision_recall
 from undiffuse.metrics.psnr import mean_psnr, psnr
-
-METRICS: dict[str, Callable[..., Any]] = {
-    "frechet-distance": frechet_distance,
-    "label-agreement": label_agreement,
-    "memorisation": memorisation,
-    "precision-recall": precision_recall,
-    "psnr": mean_psnr,
-}
+from undiffuse.metrics.seen import Seen, look
+from undiffuse.metrics.ssim import mean_ssim, ssim
+from undiffuse.metrics.suite import METRICS, Metric, better, by_class, check, measure
 
 __all__ = [
     "METRICS",
     "Classifier",
+    "Measurement",
+    "Metric",
+    "Moments",
+    "Seen",
+    "better",
+    "by_class",
+    "check",
+    "density_coverage",
     "frechet_distance",
+    "inception_score",
+    "kernel_distance",
     "label_agreement",
+    "look",
     "mean_psnr",
+    "mean_ssim",
+    "measure",
     "memorisation",
     "nearest",
+    "nearest_other",
+    "pairwise_distance",
     "precision_recall",
     "psnr",
+    "ssim",
     "wilson_interval",
 ]

@@ -1,5 +1,6 @@
 """Do samples show the class that was asked for?"""
 
+import math
 from typing import Any
 
 from jaxtyping import Int64, UInt8
@@ -7,6 +8,8 @@ from torch import Tensor
 
 from undiffuse.errors import InputError
 from undiffuse.metrics.classifier import Classifier, check_labels
+from undiffuse.metrics.measurement import Measurement
+from undiffuse.metrics.seen import Seen
 
 
 def label_agreement(
@@ -35,6 +38,16 @@ def label_agreement(
         "interval": wilson_interval(int(right.sum()), len(images)),
         "per_class": {c: {"share": hits.double().mean().item(), "n": len(hits)} for c, hits in by_class.items()},
     }
+
+
+def measure_label_agreement(samples: Seen, reference: Seen | None = None) -> list[Measurement]:
+    """The same share from scores that were kept, those of a classifier of the labels' own classes."""
+    assert samples.scores is not None and samples.labels is not None
+    check_labels(samples.scores, samples.labels, samples.scores.shape[1])
+    right, n = int((samples.scores.argmax(1) == samples.labels).sum()), len(samples.labels)
+    error = math.sqrt(right / n * (1 - right / n) / n)
+    between = wilson_interval(right, n)
+    return [Measurement("label-agreement", right / n, error, "over samples", between, n, None, samples.settings)]
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:

@@ -1,10 +1,17 @@
 """Nearest training images: do samples copy what the model was shown?"""
 
+import math
+from typing import Any
+
 import torch
-from jaxtyping import Float32, Int64, Shaped
+from jaxtyping import Float, Float32, Int64, Shaped
 from torch import Tensor
 
 from undiffuse.errors import InputError
+from undiffuse.metrics.agreement import wilson_interval
+from undiffuse.metrics.bootstrap import bootstrap
+from undiffuse.metrics.measurement import Measurement
+from undiffuse.metrics.seen import Seen
 
 QUERIES, REFERENCES = 1024, 8192  # rows compared at once: 32 MB of products
 SPARE_CANDIDATES = 4
@@ -48,9 +55,19 @@ def nearest(
     return torch.cat(distances).clone(), torch.cat(rows).clone()
 
 
+def nearest_other(features: Shaped[Tensor, "n ..."]) -> Float32[Tensor, " n"]:
+    """The distance from each sample to the nearest other of its own set, 0 where another is its copy.
+
+    A sample is left out by its row, not by its distance. Raises: InputError as `nearest`, for fewer than 2.
+    """
+    distances, rows = nearest(features, features, k=2)
+    itself = rows[:, 0] == torch.arange(len(rows), device=rows.device)
+    return torch.where(itself, distances[:, 1], distances[:, 0])
+
+
 def memorisation(
     samples: Shaped[Tensor, "n ..."], train: Shaped[Tensor, "m ..."], held_out: Shaped[Tensor, "h ..."]
-) -> dict[str, float | int]:
+) -> dict[str, Any]:
     """Whether samples lie closer to the training images than unseen real images do.
 
     A ratio well below 1 strongly suggests copying; about 1 is what a model that has learned the distribution gives;
@@ -61,7 +78,8 @@ def memorisation(
     Args:
         samples, train, held_out: images (or latents) of one shape and scale; `train` is what the model was trained on.
 
-    Returns: `ratio` = `samples_median` / `held_out_median` (medians of the distance of `nearest`), `suspicious_share`,
+    Returns: `ratio` = `samples_median` / `held_out_median` (medians of the distance of `nearest`), its `ratio_error`
+        and `ratio_interval` (95 %) by a bootstrap of both sets with the training images as given, `suspicious_share`,
         and the sizes `samples_n`, `train_n`, `held_out_n`.
 
     Raises: InputError as `nearest`, and when half of the held-out images are themselves copies of training images.
@@ -73,8 +91,11 @@ def memorisation(
         raise InputError(
             "half of the held-out images are copies of training images, so they cannot serve as unseen ones"
         )
+    error, between = bootstrap(_ratio, of_samples, of_held_out)
     return {
         "ratio": samples_median / held_out_median,
+        "ratio_error": error,
+        "ratio_interval": between,
         "samples_median": samples_median,
         "held_out_median": held_out_median,
         "suspicious_share": (of_samples < of_held_out.quantile(0.01)).float().mean().item(),
@@ -82,6 +103,29 @@ def memorisation(
         "train_n": len(train),
         "held_out_n": len(held_out),
     }
+
+
+def measure_memorisation(samples: Seen, reference: Seen, train: Seen) -> list[Measurement]:
+    """`memorisation` in features: `reference` is held out, `train` is what the model was trained on."""
+    assert samples.features is not None and reference.features is not None and train.features is not None
+    found = memorisation(samples.features, train.features, reference.features)
+    n, m, share = found["samples_n"], found["held_out_n"], found["suspicious_share"]
+    settings = {**samples.settings, "train_n": found["train_n"]}
+    between, error = wilson_interval(round(share * n), n), math.sqrt(share * (1 - share) / n)
+    return [
+        Measurement(
+            "memorisation-ratio", found["ratio"], found["ratio_error"], "bootstrap", found["ratio_interval"], n, m,
+            settings,
+        ),
+        Measurement("suspicious-share", share, error, "over samples, the threshold as given", between, n, m, settings),
+    ]  # fmt: skip
+
+
+def _ratio(
+    samples: Float[Tensor, "resamples n"], held_out: Float[Tensor, "resamples m"]
+) -> Float[Tensor, " resamples"]:
+    smallest = torch.finfo(torch.float32).tiny  # a resample of copies alone
+    return samples.quantile(0.5, dim=1) / held_out.quantile(0.5, dim=1).clamp(min=smallest)
 
 
 def _nearest_of_block(

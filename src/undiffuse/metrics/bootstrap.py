@@ -1,0 +1,36 @@
+"""How much a statistic would scatter, were the samples drawn again: by drawing from the samples."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from undiffuse.errors import InputError
+
+RESAMPLES = 1000
+
+
+def bootstrap(
+    statistic: Callable[..., Tensor], *sets: Float[Tensor, "..."], resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, tuple[float, float]]:
+    """The standard deviation of a statistic over resamples of each set, with replacement, and their middle 95 %.
+
+    Args:
+        statistic: takes one tensor (resamples, N) for each set, and gives (resamples,).
+        sets: values (N,), one a sample; N >= 2.
+
+    Raises: InputError for a set of fewer than 2.
+
+    Reference: Efron 1979; the interval is that of percentiles (Efron & Tibshirani 1993, chapter 13).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = []
+    for values in sets:
+        if values.ndim != 1 or len(values) < 2:
+            raise InputError(f"a bootstrap needs 2 values (N,) or more, not {tuple(values.shape)}")
+        rows = torch.randint(len(values), (resamples, len(values)), generator=generator)
+        drawn.append(values.cpu().double()[rows])
+    found = statistic(*drawn)
+    low, high = (float(q) for q in found.quantile(torch.tensor([0.025, 0.975], dtype=found.dtype)))
+    return float(found.std()), (low, high)

@@ -1,0 +1,27 @@
+import pytest
+import torch
+
+from seeing import normal
+from undiffuse.errors import InputError
+from undiffuse.metrics.bootstrap import bootstrap
+
+
+def test_the_error_of_a_mean_is_the_deviation_over_the_root_of_n():
+    values = normal(400, 1, scale=3.0)[:, 0]
+    error, (low, high) = bootstrap(lambda drawn: drawn.mean(1), values)
+    assert error == pytest.approx(float(values.std(correction=0)) / 20, rel=0.1)
+    assert low == pytest.approx(float(values.mean()) - 1.96 * error, abs=0.2 * error)
+    assert high == pytest.approx(float(values.mean()) + 1.96 * error, abs=0.2 * error)
+
+
+def test_several_sets_are_drawn_each_on_its_own_and_a_seed_repeats_it():
+    a, b = normal(200, 1)[:, 0], normal(100, 1, 1)[:, 0]
+    error, between = bootstrap(lambda x, y: x.mean(1) - y.mean(1), a, b)
+    assert error == pytest.approx(float((a.var() / 200 + b.var() / 100).sqrt()), rel=0.1)
+    assert bootstrap(lambda x, y: x.mean(1) - y.mean(1), a, b) == (error, between)
+    assert bootstrap(lambda x, y: x.mean(1) - y.mean(1), a, b, seed=1) != (error, between)
+
+
+def test_refusals():
+    with pytest.raises(InputError, match="2 values"):
+        bootstrap(lambda drawn: drawn.mean(1), torch.zeros(1))
