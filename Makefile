@@ -7,8 +7,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 demo: install
 	$(BIN)/undiffuse demo
 
+# a process a core, each of one thread: most tests are small
 test: install-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow: install-dev
 	$(BIN)/python -m pytest -m slow
@@ -38,4 +39,5 @@ install-dev: .venv/installed-dev
 .venv/installed-dev: .venv/installed
 	$(PIP) -e ".[dev]"
 	$(PIP) --no-deps k-diffusion==0.1.1.post1  # its own requirements are not needed by what is tested against
+	$(PIP) --no-deps torch-fidelity==0.4.0  # nor is its torchvision
 	@touch $@

@@ -1,4 +1,4 @@
-"""torchmetrics, to compare with. It imports torch_fidelity, which imports torchvision, for things not used here."""
+"""torchmetrics and torch-fidelity, to compare with. They import torchvision, for things not used here."""
 
 import importlib
 import importlib.util
@@ -12,12 +12,20 @@ import pytest
 def torchmetrics() -> ModuleType:
     """The package; the test is skipped where it is not installed."""
     if "torchmetrics" not in sys.modules:
-        _fidelity()
+        _import_fidelity()
     return pytest.importorskip("torchmetrics")
 
 
-def _fidelity() -> None:
+def torch_fidelity() -> ModuleType:
+    """The package; the test is skipped where it is not installed."""
+    _import_fidelity()
+    return pytest.importorskip("torch_fidelity")
+
+
+def _import_fidelity() -> None:
     """Imported with an empty torchvision, where there is none."""
+    if "torch_fidelity" in sys.modules:
+        return
     if importlib.util.find_spec("torch_fidelity") is None or importlib.util.find_spec("torchvision") is not None:
         return
     names = ["torchvision", *(f"torchvision.{part}" for part in ("datasets", "transforms", "transforms.functional"))]

@@ -9,6 +9,17 @@ from pathlib import Path
 from undiffuse.errors import InputError
 
 
+def cache_folder() -> Path:
+    """Where things are kept that can be made or fetched again: UNDIFFUSE_CACHE, or a folder of the user's cache.
+
+    The latter is undiffuse in XDG_CACHE_HOME, where that is an absolute path, or else in ~/.cache.
+    """
+    if chosen := os.environ.get("UNDIFFUSE_CACHE"):
+        return Path(chosen)
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "undiffuse"
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path`; what is written there replaces `path` when the block ends without an error.

@@ -87,7 +87,7 @@ def carried_out(experiment: "Experiment | ClassifierExperiment", name: str) -> d
     if skipped:
         console.print(f"skipped {len(skipped)} corrupt files: {', '.join(skipped)}", soft_wrap=True)
     if experiment.finished:
-        console.print(f"{experiment.folder} is trained already: {state.step:,} steps")
+        console.print(f"{experiment.folder} is trained already: {state.step:,} steps", soft_wrap=True)
     else:
         size = "x".join(map(str, resolved["shape"]))
         start = f"going on from step {state.step:,}" if experiment.resumed else "training"

@@ -20,6 +20,8 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
+from undiffuse.files import cache_folder
+
 SOURCE = Path(__file__).with_name("kernels.c")
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
 WIDE = "-mprefer-vector-width=512"  # of x86 alone, where compilers otherwise halve the registers
@@ -32,11 +34,6 @@ TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 Rows = Float[Tensor, "batch positions channels"]
 PerChannel = Float32[Tensor, "rows channels"]  # rows: batch, or 1 for all
 Heads = Float[Tensor, "batch heads length width"]
-
-
-def _folder() -> Path:
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (base if base.is_absolute() else Path.home() / ".cache") / "undiffuse"
 
 
 def _machine() -> str:
@@ -74,7 +71,7 @@ def _compile() -> Path:
     version = subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=30).stdout
     said = "\n".join((*flags, platform.machine(), _machine(), *compiler))
     digest = hashlib.sha256(SOURCE.read_bytes() + said.encode() + version).hexdigest()[:16]
-    library = _folder() / f"kernels-{digest}.so"
+    library = cache_folder() / f"kernels-{digest}.so"
     if not library.is_file() or not _whole(library):
         library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
