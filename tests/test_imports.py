@@ -38,8 +38,8 @@ MAY_SEE = {
 MAY_SEE["systems"] = MAY_SEE["pipeline"] | {"pipeline"}
 MAY_SEE["serving"] = MAY_SEE["systems"] | {"systems"}
 SEE_ALL = {
-    "__init__", "__main__", "acceleration", "classifying", "cli", "comparison", "config", "evaluation", "examples",
-    "experiment", "formats", "plots", "recipes", "reconstruction", "report",
+    "__init__", "__main__", "acceleration", "bits_per_dim", "classifying", "cli", "comparison", "config", "evaluation",
+    "examples", "experiment", "formats", "plots", "recipes", "reconstruction", "report",
 }  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
 

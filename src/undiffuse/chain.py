@@ -13,6 +13,7 @@ from undiffuse.prediction import Level
 from undiffuse.schedule import along_batch
 from undiffuse.transition import discretised_gaussian_log_prob, gaussian_log_prob, posterior
 
+LEAST_LOG_SNR = -20.0  # below it x_t says nothing: what is left out is under 1e-8 nats/dimension
 PerSample = Float64[Tensor, " batch"]
 
 
@@ -39,21 +40,23 @@ class Steps(NamedTuple):
     @classmethod
     def of(cls, denoiser: BaseDenoiser, level: Level, count: int) -> "Steps":
         """The steps from a level's times t to s = t - gap: of a table, its own steps; else `count` between the ends."""
-        length, t_min, t_max = denoiser.schedule.length, denoiser.t_min, denoiser.t_max
-        if not length:
-            return cls.apart(denoiser, level, count, (t_max - t_min) / count)
-        first, last = steps_within(length, t_min, t_max)
-        return cls.apart(denoiser, level, last - first + 1, 1 / length)
+        length, t, t_min, t_max = denoiser.schedule.length, level.t, denoiser.t_min, denoiser.t_max
+        gap = (t_max - t_min) / count
+        if length:
+            first, last = steps_within(length, t_min, t_max)
+            count, gap = last - first + 1, 1 / length
+        return cls.between(level, t - gap, t + gap, t - gap < t_min * (1 - 1e-6), count)
 
     @classmethod
-    def apart(cls, denoiser: BaseDenoiser, level: Level, number: int, gap: float) -> "Steps":
-        """The steps from a level's times t to s = t - gap, in a chain of `number`; one to below t_min decodes."""
-        schedule, t, t_min = denoiser.schedule, level.t, denoiser.t_min
-        decodes = t - gap < t_min * (1 - 1e-6)
-        s = torch.where(decodes, t / 2, t - gap)  # where it decodes, of no account
+    def between(
+        cls, level: Level, below: PerSample, above: PerSample, decodes: Bool[Tensor, " batch"], number: int
+    ) -> "Steps":
+        """The steps from a level's times down to those below, or to the data: then with the variance of that above."""
+        schedule, t = level.schedule, level.t
+        s = torch.where(decodes, t / 2, below)  # where it decodes, of no account
         gain = schedule.log_snr(s).exp() - level.log_snr.exp()
         # the last beta-tilde is 0, so that of the step before stands in (Nichol & Dhariwal 2021, section 3.1)
-        upper, lower = torch.where(decodes, t + gap, t), torch.where(decodes, t, s)
+        upper, lower = torch.where(decodes, above, t), torch.where(decodes, t, s)
         log_least = posterior(schedule, upper, lower).variance.log()
         beta = 2 * torch.log(level.sigma)
         log_ratio = torch.where(decodes, beta - log_least, 2 * torch.log(level.sigma / schedule.sigma(s)))
@@ -85,20 +88,22 @@ def bound_terms(
     return torch.where(last, -decoded, divergence).flatten(1).mean(1)
 
 
-def whole_chain(denoiser: BaseDenoiser, count: int) -> tuple[PerSample, float]:
-    """The times of every step of one chain, rising from that which decodes, and the gap between them.
+def whole_chain(denoiser: BaseDenoiser, count: int) -> PerSample:
+    """The times of every step of one chain, rising from t_min, where the last one decodes, to t_max.
 
-    Of a table its own steps; else `count` times evenly from t_min to t_max. Raises: InputError for fewer than 2 steps.
+    Of a table its own steps; else `count` times evenly in log_snr, so that each step has about an equal part of the
+    bound. Raises: InputError for fewer than 2 steps.
     """
-    length, t_min, t_max = denoiser.schedule.length, denoiser.t_min, denoiser.t_max
-    if length:
-        first, last = steps_within(length, t_min, t_max)
-        times, gap = torch.arange(first, last + 1, dtype=torch.float64) / length, 1 / length
-    else:
-        times, gap = (
-            torch.linspace(t_min, t_max, max(count, 0), dtype=torch.float64),
-            (t_max - t_min) / max(count - 1, 1),
-        )
-    if len(times) < 2:
-        raise InputError(f"the discrete bound needs 2 steps or more, not {len(times)}")
-    return times, gap
+    schedule, t_min, t_max = denoiser.schedule, denoiser.t_min, denoiser.t_max
+    if schedule.length:
+        first, last = steps_within(schedule.length, t_min, t_max)
+        count = last - first + 1
+    if count < 2:
+        raise InputError(f"the discrete bound needs 2 steps or more, not {count}")
+    if schedule.length:
+        return torch.arange(first, last + 1, dtype=torch.float64) / schedule.length
+    ends = torch.tensor([t_min, t_max], dtype=torch.float64)
+    most, least = schedule.log_snr(ends).clamp(min=LEAST_LOG_SNR).tolist()
+    times = schedule.time(torch.linspace(most, least, count, dtype=torch.float64))
+    times[0], times[-1] = ends
+    return times

@@ -31,7 +31,8 @@ def draws_of(count, dimensions=DIM):
 def by_hand(denoiser, x0, steps):
     """L_t of each step of a chain, (B, steps - 1), from the noise to the data: Gaussians' divergences written out."""
     schedule, source = denoiser.schedule, NoiseSource(range(len(x0)), x0.shape[1:], dtype=x0.dtype)
-    times = torch.linspace(denoiser.t_min, denoiser.t_max, steps).double()
+    ends = schedule.log_snr(torch.tensor([denoiser.t_min, denoiser.t_max]).double())
+    times = schedule.time(torch.linspace(float(ends[0]), float(ends[1]), steps).double())
     if schedule.length:
         times = torch.arange(1, schedule.length + 1).double() / schedule.length
     terms = []
@@ -66,6 +67,15 @@ def test_the_terms_are_those_of_the_objective_whose_mean_over_a_table_is_their_s
         draws = Draws(t, source.normal("noise", i - 1 if i else 19), t > 2)
         total += VariationalBound("table", levels=None)(denoiser, x0, draws=draws).detach() / 20
     assert_close(total, bound.by_level.sum(1) + bound.reconstruction, rtol=1e-6, atol=1e-9)
+
+
+def test_without_a_table_the_last_step_is_that_of_the_continuous_bound():
+    denoiser, x0 = gaussian(Cosine()), draws_of(4)
+    ours = discrete_bound(denoiser, x0, range(4), steps=30, draws=16, levels=None)
+    assert_close(
+        ours.reconstruction, variational_bound(denoiser, x0, range(4), levels=None).reconstruction, rtol=1e-4, atol=1e-4
+    )
+    assert_close(ours.prior, variational_bound(denoiser, x0, range(4)).prior)
 
 
 def test_a_part_of_the_steps_stands_for_all():

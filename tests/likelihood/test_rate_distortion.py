@@ -32,4 +32,4 @@ def test_of_a_chain_of_steps_it_is_the_same_curve():
     curve = rate_distortion(discrete_bound(*data(), range(200), steps=500, draws=50, levels=None))
     gain = 1 + curve.log_snr.exp() * STD**2
     high = curve.log_snr < math.log(100)  # below, even times are too far apart in log_snr
-    assert float((curve.rate - 0.5 * gain.log2())[high].abs().max()) < 0.08
+    assert float((curve.rate - 0.5 * gain.log2())[high].abs().max()) < 0.12

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from undiffuse.chain import Steps, bound_terms, whole_chain
+from undiffuse.chain import LEAST_LOG_SNR, Steps, bound_terms, whole_chain
 from undiffuse.denoiser import BaseDenoiser, Estimate, Sample
 from undiffuse.errors import InputError
 from undiffuse.likelihood.settled import settled
@@ -17,7 +17,7 @@ from undiffuse.prediction import conversion, x0_of
 from undiffuse.schedule import along_batch
 from undiffuse.transition import discretised_gaussian_log_prob, gaussian_log_prob
 
-LEAST_LOG_SNR = -20.0  # below it x_t says nothing: what is left out is under 1e-8 nats/dimension
+EVEN = 0.5  # the share of draws that are even over the steps of a chain, so that none counts more than twice
 PerSample = Float64[Tensor, " batch"]
 
 
@@ -157,15 +157,16 @@ def discrete_bound(
 
         L_T + sum_t KL(q(x_s | x_t, x_0) || p(x_s | x_t)) - log p(x_0 | x_{t_min})
 
-    Steps of the model's learned variance, else of beta-tilde. A table has its own steps; else they are even in time,
-    from t_max to t_min, and the last one goes from t_min to the data.
+    Steps of the model's learned variance, else of beta-tilde. A table has its own steps; else they are even in log_snr,
+    from t_max to t_min, and the last one, to the data, has the variance sigma^2 of t_min (of a table that of the step
+    before, or the learned one).
 
-    draws: how many of the steps between levels are evaluated, stratified, each standing for those around it; by default
-    all. seeds, levels: as in `variational_bound`.
+    draws: how many of the steps between levels are evaluated, stratified, more often where log_snr changes more, each
+    standing for those around it; by default all. seeds, levels: as in `variational_bound`.
 
     Raises: InputError for fewer than 2 steps, or 1 draw, and for more draws than steps.
     """
-    times, gap = whole_chain(denoiser, steps)
+    times = whole_chain(denoiser, steps)
     count = len(times) - 1
     chosen = count if draws is None else draws
     if chosen > count:
@@ -173,17 +174,28 @@ def discrete_bound(
     with settled(denoiser):
         noised = _Noised(denoiser, x0, seeds, condition, chosen)
 
-        def term(t: PerSample, k: int) -> tuple[PerSample, PerSample, PerSample]:
-            """Of the step from each t: its log_snr, its part of the bound, and |x0_hat - x_0|^2 / D."""
-            estimate, target, c_out = noised.estimate(t, k)
-            chain = Steps.apart(denoiser, estimate.level, len(times), gap)
+        # beta-tilde from t_max to t_min is sigma^2 of t_min
+        before = times[1] if denoiser.schedule.length else times[-1]
+
+        def term(step: Int64[Tensor, " batch"], k: int) -> tuple[PerSample, PerSample, PerSample]:
+            """Of step number `step` of each sample: its log_snr, its part of the bound, and |x0_hat - x_0|^2 / D."""
+            estimate, target, c_out = noised.estimate(times[step], k)
+            chain = Steps.between(
+                estimate.level, times[(step - 1).clamp(min=0)], before.expand(len(x0)), step == 0, len(times)
+            )
             part = bound_terms(chain, estimate, x0, target, c_out, levels)
             return estimate.level.log_snr, part.cpu().double(), _squared_error(estimate, target, c_out)
 
+        probability = torch.full((count,), 1 / count, dtype=torch.float64)
+        if draws is not None:
+            moved = -denoiser.schedule.log_snr(times).clamp(min=LEAST_LOG_SNR).diff()
+            probability = EVEN / count + (1 - EVEN) * moved / moved.sum()
+        edges = probability.cumsum(0)
         terms = []
         for k in reversed(range(chosen)):
-            number = ((k + noised.offset) * count / chosen).long().clamp(max=count - 1) + 1
-            terms.append(term(times[number], k))
-        last = term(times[:1].expand(len(x0)), chosen)
-    log_snr, parts, error = (torch.stack(column, 1) for column in zip(*terms, strict=True))
-    return Bound(_prior_term(denoiser, x0), last[1], log_snr, parts * count / chosen, error)
+            step = torch.bucketize((k + noised.offset) / chosen, edges[:-1]) + 1
+            log_snr, part, error = term(step, k)
+            terms.append((log_snr, part / (chosen * probability[step - 1]), error))
+        last = term(torch.zeros(len(x0), dtype=torch.int64), chosen)[1]
+    log_snr, by_level, error = (torch.stack(column, 1) for column in zip(*terms, strict=True))
+    return Bound(_prior_term(denoiser, x0), last, log_snr, by_level, error)
