@@ -5,7 +5,8 @@
 
 A VAE, a GAN, a normalising flow, a pixel autoregressive model and our diffusion model, each a file in `generative/`;
 none is told the class. Everything runs on one thread, and time is the CPU time of the process, so that other work on
-the machine takes nothing from anyone. Trained weights stay in the run folder: what is there is not trained again.
+the machine takes nothing from anyone. Trained weights and results stay in the run folder, and what is there is not done
+again.
 
 Measured on each: bits/dimension of held-out pictures where the model has a density; the Frechet distance, precision and
 recall of samples over the features of a classifier trained on the real training pictures; CPU seconds of sampling; and
@@ -25,7 +26,7 @@ import numpy as np
 import torch
 import turns
 from generative.autoregressive import PixelCNN
-from generative.diffusion import Diffusion
+from generative.diffusion import ByBound, Diffusion
 from generative.flow import Flow
 from generative.gan import GAN
 from generative.model import GenerativeModel, Images, train
@@ -45,9 +46,10 @@ MODELS: dict[str, Callable[[], GenerativeModel]] = {
     "normalising flow": Flow,
     "autoregressive": PixelCNN,
     "diffusion (ours)": Diffusion,
+    "diffusion (ours), by its bound": ByBound,
 }
-MINUTES, REPEAT_MINUTES, REPEAT_SEEDS = 6.0, 1.0, (1, 2, 3)
-SAMPLES, LIKELIHOODS = 2000, 1000  # pictures
+MINUTES, REPEAT_MINUTES, REPEAT_SEEDS = 3.0, 0.5, (1, 2, 3)
+SAMPLES, LIKELIHOODS = 1000, 1000  # pictures
 NEIGHBOUR = 3  # of precision and recall
 RESAMPLES = 50  # of the bootstrap
 AT_ONCE = 200  # pictures
@@ -61,13 +63,14 @@ COLUMNS = (
 class Judge:
     """What pictures are measured through, and the held-out pictures that they are measured against."""
 
-    def __init__(self, split: Split) -> None:
-        (train, train_labels), (held_out, labels) = (
-            (part.samples[:], part.conditions["label"]) for part in (split.train, split.held_out)
-        )
-        self.held_out = held_out
-        self.classifier = classifier.train(train, train_labels, 10, held_out=(held_out, labels))
-        self.reference = self.classifier.features(held_out)
+    def __init__(self, split: Split, kept: Path) -> None:
+        pictures, labels = split.train.samples[:], split.train.conditions["label"]
+        self.held_out = split.held_out.samples[:]
+        if not kept.is_file():
+            held_out = (self.held_out, split.held_out.conditions["label"])
+            classifier.train(pictures, labels, 10, held_out=held_out).save(kept)
+        self.classifier = metrics.Classifier.load(kept)
+        self.reference = self.classifier.features(self.held_out)
 
     def __call__(self, images: Images) -> dict[str, Any]:
         """Frechet distance with its standard error by the bootstrap over the samples; precision and recall."""
@@ -115,7 +118,7 @@ def made(name: str, seed: int) -> GenerativeModel:
 
 def trained(name: str, images: Images, minutes: float, seed: int, runs: Path) -> tuple[GenerativeModel, dict[str, Any]]:
     """The model, from the run folder or trained now and put there, and what its training took."""
-    weights = runs / f"{name.replace(' ', '-')}-{minutes:g}-{seed}.safetensors"
+    weights = runs / f"{name.replace(',', '').replace(' ', '-')}-{minutes:g}-{seed}.safetensors"
     facts = weights.with_suffix(".json")
     model = made(name, seed)
     if not facts.is_file():
@@ -127,14 +130,11 @@ def trained(name: str, images: Images, minutes: float, seed: int, runs: Path) ->
     return model.requires_grad_(False).eval(), json.loads(facts.read_text())
 
 
-def measure(
-    model: GenerativeModel, facts: Mapping[str, Any], judge: Judge, n: int, pictures: int
-) -> tuple[dict[str, Any], Images]:
-    """A row of the results, and the samples that it is of."""
+def measure(model: GenerativeModel, judge: Judge, n: int, pictures: int) -> dict[str, Any]:
+    """What a trained model is worth."""
     images, seconds = drawn(model.sample, n, seed=0)
     row = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "training": dict(facts),
         "bits_per_dim": likelihood(model, judge.held_out[:pictures]),
         "quality": judge(images),
         "cpu_seconds_for_1000": seconds,
@@ -142,7 +142,7 @@ def measure(
     }
     if isinstance(model, VAE):  # its samples are means, by custom
         row["quality_of_draws"] = judge(drawn(model.draw, n, seed=0)[0])
-    return row, images
+    return row
 
 
 def picture(rows: Mapping[str, Images], path: Path) -> None:
@@ -181,33 +181,31 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def run(options: argparse.Namespace, result: Path) -> dict[str, Any]:
-    """Train what is missing, then measure; what was found is written after every model."""
+    """Train and measure what is missing; what was found is written after every model."""
     split = load_data(recipes.named("mnist").changed([f"data.path={options.data}"]))
-    images: Tensor = split.train.samples[:]
-    judge = Judge(split)
-    real = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[: options.n]]
-    found = {
-        "about": turns.environment(()),
-        "minutes": options.minutes,
-        "repeat_minutes": options.repeat_minutes,
-        "judge": judge.classifier.describe(),
-        "real": judge(real),
-        "rows": {},
-    }
+    pictures: Tensor = split.train.samples[:]
+    judge = Judge(split, options.runs / "classifier.safetensors")
+    real = pictures[torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0))[: options.n]]
+    setting = {"minutes": options.minutes, "repeat_minutes": options.repeat_minutes}
+    start = {"about": turns.environment(()), **setting, "judge": judge.classifier.describe(), "real": judge(real)}
+    found: dict[str, Any] = json.loads(result.read_text()) if result.is_file() else start | {"rows": {}}
     shown = {"training pictures": real}
     for name in options.models:
-        model, facts = trained(name, images, options.minutes, 0, options.runs)
-        found["rows"][name], shown[name] = measure(model, facts, judge, options.n, options.likelihoods)
-        result.write_text(json.dumps(found, indent=1) + "\n")
-        print(table(found), flush=True)
+        model, facts = trained(name, pictures, options.minutes, 0, options.runs)
+        shown[name] = drawn(model.sample, SHOWN, seed=0)[0]
+        if name not in found["rows"]:
+            found["rows"][name] = {"training": facts, **measure(model, judge, options.n, options.likelihoods)}
+            result.write_text(json.dumps(found, indent=1) + "\n")
+            print(table(found), flush=True)
     picture(shown, options.runs / "comparison.png")
     for seed in options.seeds:
         for name in options.models:
-            model, facts = trained(name, images, options.repeat_minutes, seed, options.runs)
-            quality = judge(drawn(model.sample, options.n, seed)[0])
-            found["rows"][name].setdefault("repeats", []).append({"seed": seed, **facts, **quality})
-            result.write_text(json.dumps(found, indent=1) + "\n")
-            print(name, seed, quality, flush=True)
+            repeats = found["rows"][name].setdefault("repeats", [])
+            if seed not in [repeat["seed"] for repeat in repeats]:
+                model, facts = trained(name, pictures, options.repeat_minutes, seed, options.runs)
+                repeats.append({"seed": seed, **facts, **judge(drawn(model.sample, options.n, seed)[0])})
+                result.write_text(json.dumps(found, indent=1) + "\n")
+                print(name, repeats[-1], flush=True)
     return found
 
 
@@ -226,7 +224,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.runs.mkdir(parents=True, exist_ok=True)
-    result = options.runs / "results.json"
+    result = options.runs / f"results-{options.minutes:g}.json"
     found = json.loads(result.read_text()) if options.table else run(options, result)
     print(table(found))
     if options.save:

@@ -12,11 +12,10 @@ et al. 2017, PixelCNN++ (the mixture of logistics); Ramachandran et al. 2017 (wh
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, nn
-
 from generative import logistic
 from generative.model import PIXELS, SIDE, GenerativeModel, Images, PerImage, bits, to_bytes, to_signal
+from jaxtyping import Float
+from torch import Tensor, nn
 
 REACH = 2  # rows above and columns beside, that a layer sees
 
@@ -54,7 +53,7 @@ class PixelCNN(GenerativeModel):
 
     evaluations = PIXELS
     learning_rate = 2e-3
-    batch = 16  # every picture has 784 terms, and costs ten times as much as in the others
+    batch = 16  # every picture has 784 terms, and costs ten times as much
 
     def __init__(self, width: int = 32, layers: int = 6) -> None:
         super().__init__()
@@ -64,6 +63,7 @@ class PixelCNN(GenerativeModel):
         self.enter_horizontal = nn.Conv2d(2, width, 1)
         self.layers = nn.ModuleList(Layer(width) for _ in range(layers))
         self.head = nn.Sequential(nn.SiLU(), nn.Conv2d(width, logistic.PARAMETERS, 1))
+        self.to(memory_format=torch.channels_last)  # faster on a CPU: a tenth
 
     def forward(self, x: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch parameters height width"]:
         """The parameters of each pixel's distribution, given the pixels before it."""

@@ -14,10 +14,9 @@ import math
 
 import torch
 import torch.nn.functional as F
+from generative.model import PIXELS, GenerativeModel, Images, PerImage, bits
 from jaxtyping import Float
 from torch import Tensor, nn
-
-from generative.model import PIXELS, GenerativeModel, Images, PerImage, bits
 
 MARGIN = 1e-6  # a, above
 CENTRE, SPREAD = -4.0, 4.0  # of the logits of digits, about: the flow starts from numbers of order 1
@@ -74,10 +73,11 @@ class Coupling(nn.Module):
 
 
 class Flow(GenerativeModel):
-    """Two levels, each a squeeze and steps of mixing and coupling; half of the first level's output is left as it is."""
+    """Two levels, each a squeeze and steps of mixing and coupling; half of what the first gives is left as it is."""
 
     evaluations = 1
     learning_rate = 2e-3
+    batch = 32  # a picture costs several times as much as in the others
 
     def __init__(self, width: int = 88, steps: int = 8) -> None:
         super().__init__()
@@ -87,6 +87,7 @@ class Flow(GenerativeModel):
             return nn.ModuleList(layer for pair in pairs for layer in pair)
 
         self.fine, self.coarse = level(4), level(8)  # of 14 x 14 and of 7 x 7 pixels
+        self.to(memory_format=torch.channels_last)  # faster on a CPU: a fifth
 
     def transform(self, y: Float[Tensor, "batch 1 28 28"]) -> tuple[Float[Tensor, "batch 784"], PerImage]:
         """The noise that y stands for, and log |det dz/dy|."""

@@ -11,11 +11,10 @@ converge?, eq. 9 (the penalty R1, and steps of both players at once).
 
 import torch
 import torch.nn.functional as F
+from generative.model import GenerativeModel, Images, to_bytes, to_signal
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
-
-from generative.model import GenerativeModel, Images, to_bytes, to_signal
 
 CODE = 32  # numbers
 GAMMA = 1.0
@@ -25,7 +24,7 @@ class GAN(GenerativeModel):
     """Transposed convolutions from a code to a picture, and convolutions from a picture to one score."""
 
     evaluations = 1
-    learning_rate = 1e-3
+    learning_rate = 2e-3
     betas = (0.0, 0.99)
 
     def __init__(self, width: int = 48) -> None:

@@ -12,11 +12,10 @@ Reference: Kingma & Welling 2014, eq. 10; Burda et al. 2016, eq. 8.
 import math
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
-
 from generative import logistic
 from generative.model import GenerativeModel, Images, PerImage, bits, to_bytes, to_signal
+from jaxtyping import Float
+from torch import Tensor, nn
 
 CODE = 32  # numbers
 IMPORTANCE_SAMPLES = 64
