@@ -22,7 +22,7 @@ types: install-dev
 	$(BIN)/mypy
 
 docs: .venv/installed-docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet  # the variable: no notice of the theme's makers
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict  # the variable: no notice of the theme's makers
 
 install: .venv/installed
 install-dev: .venv/installed-dev
