@@ -165,7 +165,9 @@ class BitsPerDim:
     def from_json(cls, values: Mapping[str, Any]) -> "BitsPerDim":
         """The inverse of `to_json`. Raises: InputError for what it did not give."""
         try:
-            columns = {name: torch.tensor(_numbers(column)).double() for name, column in values["samples"].items()}
+            columns = {
+                name: torch.tensor(_numbers(column), dtype=torch.float64) for name, column in values["samples"].items()
+            }
             about = {name: values[name] for name in ("data", "dimensions", "t_min", "log_snr", "settings")}
             cls(columns, about).summary()
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -24,7 +24,9 @@ def likelihood(
     sampler: Annotated[str | None, typer.Option(help="adaptive, or heun, dpm-single, ... without noise.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="Of the adaptive sampler; by default 1e-4.")] = None,
     steps: Annotated[int | None, typer.Option(help="Of any other sampler; by default 100.")] = None,
-    exact: Annotated[bool, typer.Option("--exact", help="The exact divergence: a gradient a dimension.")] = False,
+    exact: Annotated[
+        bool | None, typer.Option("--exact/--estimated", help="The divergence; by default exact up to 64 dimensions.")
+    ] = None,
     probes: Annotated[int, typer.Option(help="Of the estimated divergence; its error is known from 2 on.")] = 1,
     dequantisation: Annotated[str, typer.Option(help="uniform or truncated-normal.")] = "uniform",
     draws: Annotated[int, typer.Option(help="Noise levels of a sample for each bound.")] = 16,
@@ -57,7 +59,7 @@ def likelihood(
         result = bits_per_dim.merged([_read(path) for path in merge])
     else:
         settings = bits_per_dim.Settings(
-            sampler, tolerance, steps, exact or None, probes, dequantisation, draws, chain, guidance, seed
+            sampler, tolerance, steps, exact, probes, dequantisation, draws, chain, guidance, seed
         )
         result = _measured(run, data, part, n, shard, settings, batch_size)
     values = {"run": str(run), "undiffuse": undiffuse.__version__, **result.to_json()}

@@ -174,7 +174,8 @@ def log_prob(
     counts = end[:, dimensions:] * math.sqrt(dimensions) / scale[1]
     volume = dimensions * (math.log(alpha[0]) + math.log(scale[1]) - math.log(scale[0]))
     log_std = torch.tensor(math.log(denoiser.prior_std()), dtype=torch.float64)
-    prior = gaussian_log_prob(end[:, :dimensions], torch.zeros((), dtype=torch.float64), log_std).sum(1)
+    noise = end[:, :dimensions]
+    prior = gaussian_log_prob(noise, torch.zeros_like(noise), log_std).sum(1)
     spread = torch.zeros_like(prior) if exact else torch.full_like(prior, math.nan)
     error = counts.std(1) / math.sqrt(probes) if counts.shape[1] > 1 else spread
     return LogProb(
