@@ -7,12 +7,12 @@ from undiffuse.metrics import Moments, Seen
 
 
 class Flat:
-    """Features that are the pixels themselves; the first ones are the scores."""
+    """Features that are the pixels, between 0 and 1; the first ones are the scores."""
 
     name, key, is_inception = "flat pixels", "flat", False
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        x = images.flatten(1).float()
+        x = images.flatten(1).float() / 255
         return x, x[:, :3]
 
 

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,11 @@ def test_the_time_of_a_step_is_divided():
     printed = run("profile_step.py", "--batch", 2, "--steps", 1)
     shares = [float(share) for share in re.findall(r"\| ([\d.]+) % \|$", printed, re.M)]
     assert 198 < sum(shares) < 202  # of two models
+
+
+@pytest.mark.skipif(find_spec("torchmetrics") is None, reason="torchmetrics is not installed")
+def test_the_metrics_are_timed_beside_torchmetrics():
+    printed = run("metrics.py", "--n", 200, "--features", 32, "--rounds", 1, "--no-save")
+    values = re.findall(r"^\| (?:ours|torchmetrics) \| [\d.]+ \| ([\d.]+) \|", printed, re.M)
+    assert len(values) == 2 and float(values[0]) == pytest.approx(float(values[1]), rel=1e-4)
+    assert re.search(r"^ratio [\d.]+", printed, re.M)

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import torch
 
@@ -20,6 +22,15 @@ def test_several_sets_are_drawn_each_on_its_own_and_a_seed_repeats_it():
     assert error == pytest.approx(float((a.var() / 200 + b.var() / 100).sqrt()), rel=0.1)
     assert bootstrap(lambda x, y: x.mean(1) - y.mean(1), a, b) == (error, between)
     assert bootstrap(lambda x, y: x.mean(1) - y.mean(1), a, b, seed=1) != (error, between)
+
+
+def test_large_sets_are_drawn_in_parts(monkeypatch):
+    values = normal(3000, 1)[:, 0]
+    error, between = bootstrap(lambda drawn: drawn.mean(1), values, resamples=100)
+    monkeypatch.setattr(sys.modules["undiffuse.metrics.bootstrap"], "AT_ONCE", 7 * 3000)
+    in_parts = bootstrap(lambda drawn: drawn.mean(1), values, resamples=100)
+    assert in_parts[0] == pytest.approx(error) and in_parts[1] == pytest.approx(between)
+    bootstrap(lambda drawn: drawn.quantile(0.5, dim=1), normal(3_000_000, 1)[:, 0], resamples=2)
 
 
 def test_refusals():

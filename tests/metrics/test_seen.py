@@ -6,6 +6,7 @@ from undiffuse.errors import InputError
 from undiffuse.metrics import Seen, look
 
 IMAGES = torch.randint(0, 256, (600, 1, 3, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+FLAT = IMAGES.flatten(1).float() / 255
 LABELS = torch.arange(600) % 5
 
 
@@ -14,8 +15,8 @@ def test_one_tensor_or_batches_and_what_is_kept():
     whole = look(Flat(), IMAGES, LABELS, say=heard.append)
     batches = look(Flat(), iter(IMAGES.split(7)), LABELS)
     assert heard == [256, 512, 600] and whole.n == batches.n == 600
-    assert torch.equal(whole.features, IMAGES.flatten(1).float()) and torch.equal(whole.features, batches.features)
-    assert torch.equal(whole.scores, IMAGES.flatten(1)[:, :3].float()) and torch.equal(whole.labels, LABELS)
+    assert torch.equal(whole.features, FLAT) and torch.equal(whole.features, batches.features)
+    assert torch.equal(whole.scores, FLAT[:, :3]) and torch.equal(whole.labels, LABELS)
     bare = look(Flat(), IMAGES, keep=False)
     assert bare.features is None and bare.scores is None
     for other in (bare, batches):
@@ -25,9 +26,9 @@ def test_one_tensor_or_batches_and_what_is_kept():
 
 def test_one_class_alone():
     found = look(Flat(), IMAGES, LABELS).of_class(3)
-    assert found.n == 120 and torch.equal(found.features, IMAGES.flatten(1).float()[3::5])
+    assert found.n == 120 and torch.equal(found.features, FLAT[3::5])
     assert found.labels.unique().tolist() == [3] and len(found.scores) == 120
-    torch.testing.assert_close(found.moments.covariance, IMAGES.flatten(1).double()[3::5].T.cov())
+    torch.testing.assert_close(found.moments.covariance, FLAT.double()[3::5].T.cov())
 
 
 def test_parts_of_several_processes_are_one_set():

@@ -1,5 +1,6 @@
 """Every metric by its name: on a set against itself, on what is known to be worse, and by class."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -35,9 +36,8 @@ def test_every_metric_has_a_name_for_the_command_line_and_its_numbers_are_its_ow
 @pytest.mark.parametrize("name", METRICS)
 def test_a_set_against_itself_and_what_a_measurement_says(name):
     samples = whole(0)
-    expected = {
-        "frechet-distance": 0, "precision": 1, "recall": 1, "coverage": 1, "memorisation-ratio": 0, "suspicious-share": 1,
-    }  # fmt: skip
+    ones = ("precision", "recall", "coverage", "suspicious-share")
+    expected = {"frechet-distance": 0, "memorisation-ratio": 0, **dict.fromkeys(ones, 1)}
     train = whole(0) if name != "memorisation" else replace(whole(0), features=torch.cat([whole(0).features[:150]] * 2))
     held_out = whole(1) if name == "memorisation" else samples
     found = METRICS[name](samples if name != "memorisation" else train, held_out, train)
@@ -65,18 +65,16 @@ def test_two_draws_of_one_law_are_near_and_a_shift_is_measured():
 
 
 def pictures(n: int, seed: int) -> Tensor:
-    """Smooth blobs at two places, so that noise and blur are seen."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(n, 1, 3, 3, generator=generator)
-    coarse[: n // 2, :, 0] += 1
-    coarse[n // 2 :, :, 2] += 1
-    return (120 * functional.interpolate(coarse, (8, 8), mode="nearest")).byte()
+    """Squares of random grey, so that noise and blur are seen."""
+    coarse = torch.rand(n, 1, 3, 3, generator=torch.Generator().manual_seed(seed))
+    return (240 * functional.interpolate(coarse, (8, 8), mode="nearest")).byte()
 
 
 def test_noise_and_blur_raise_distances_the_more_the_stronger():
-    real, fresh = look(Flat(), pictures(300, 0)), pictures(300, 1)
+    fresh = pictures(300, 0)
+    real = look(Flat(), fresh)
     noise = normal(300, 64, 2).reshape(300, 1, 8, 8)
-    noisy = [(fresh.float() + level * noise).clamp(0, 255).byte() for level in (0, 10, 30, 60)]
+    noisy = [(fresh.float() + level * noise).clamp(0, 255).byte() for level in (0, 20, 50, 100)]
     blurred = [fresh] + [
         functional.avg_pool2d(fresh.float(), k, 1, k // 2, count_include_pad=False).byte() for k in (3, 5, 7)
     ]
@@ -84,7 +82,7 @@ def test_noise_and_blur_raise_distances_the_more_the_stronger():
         found = [numbers(look(Flat(), images), real, "frechet-distance", "kid") for images in worse]
         for name in ("frechet-distance", "kid"):
             values = [one[name] for one in found]
-            assert values == sorted(values) and values[1] > 2 * abs(values[0])
+            assert all(less < more for less, more in itertools.pairwise(values))
 
 
 def test_a_mode_that_is_dropped_lowers_recall_and_coverage_and_not_precision():
@@ -150,13 +148,13 @@ def test_moments_alone_give_what_they_can():
     bare = replace(whole(0), features=None, scores=None, labels=None)
     assert [one.metric for one in measure(bare, bare)] == ["frechet-distance"]
     assert [one.metric for one in measure(seen(normal(20, 3)), None)] == []
-    with pytest.raises(InputError, match="recall.*features|precision-recall.*features"):
+    with pytest.raises(InputError, match="precision-recall cannot be measured without the samples' features"):
         measure(bare, bare, ["recall"])
 
 
 def test_names():
     check(["recall", "precision-recall", "fid"])
-    with pytest.raises(InputError, match="unknown metric 'recal'.*'recall'"):
+    with pytest.raises(InputError, match=r"unknown metric 'recal': did you mean 'recall'"):
         measure(whole(0), whole(1), ["kid", "recal"])
     assert (better("frechet-distance"), better("recall"), better("diversity")) == ("lower", "higher", None)
     with pytest.raises(InputError, match="several numbers: precision, recall"):
@@ -169,5 +167,5 @@ def test_other_features_are_not_compared():
     for metric in ("kid", "frechet-distance"):
         with pytest.raises(InputError, match="given numbers cannot be compared with other numbers"):
             measure(whole(0), other, [metric])
-    with pytest.raises(InputError, match="kid cannot be measured without a reference|features of the reference"):
+    with pytest.raises(InputError, match="kid cannot be measured without the features of the reference"):
         measure(whole(0), None, ["kid"])

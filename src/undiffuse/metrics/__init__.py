@@ -13,9 +13,9 @@ from undiffuse.metrics.measurement import Measurement
 from undiffuse.metrics.moments import Moments
 from undiffuse.metrics.neighbours import memorisation, nearest, nearest_other
 from undiffuse.metrics.precision_recall import density_coverage, precision_recall
-from undiffuse.metrics.psnr import mean_psnr, psnr
+from undiffuse.metrics.psnr import mean_psnr, measure_psnr, psnr
 from undiffuse.metrics.seen import Seen, look
-from undiffuse.metrics.ssim import mean_ssim, ssim
+from undiffuse.metrics.ssim import measure_ssim, ssim
 from undiffuse.metrics.suite import METRICS, Metric, better, by_class, check, measure
 
 __all__ = [
@@ -35,8 +35,9 @@ __all__ = [
     "label_agreement",
     "look",
     "mean_psnr",
-    "mean_ssim",
     "measure",
+    "measure_psnr",
+    "measure_ssim",
     "memorisation",
     "nearest",
     "nearest_other",

@@ -65,4 +65,4 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     share, shrink = successes / n, 1 + z * z / n
     centre = (share + z * z / (2 * n)) / shrink
     half = z * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5 / shrink
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return (centre - half if successes else 0.0), (centre + half if successes < n else 1.0)  # exact at the ends

@@ -7,6 +7,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from undiffuse.errors import InputError
+from undiffuse.metrics.measurement import Measurement, mean
 
 MOST_DB = 100.0
 
@@ -33,3 +34,8 @@ def mean_psnr(images: UInt8[Tensor, "n c h w"], reference: UInt8[Tensor, "n c h 
     values = psnr(images, reference).clamp(max=MOST_DB)
     error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else 0.0
     return {"db": round(float(values.mean()), 3), "standard_error": round(error, 3), "n": len(values)}
+
+
+def measure_psnr(images: UInt8[Tensor, "n c h w"], reference: UInt8[Tensor, "n c h w"]) -> Measurement:
+    """The same as a measurement, in decibels. Raises: InputError as `psnr`."""
+    return mean("psnr", psnr(images, reference).clamp(max=MOST_DB))
