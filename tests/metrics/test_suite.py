@@ -167,5 +167,7 @@ def test_other_features_are_not_compared():
     for metric in ("kid", "frechet-distance"):
         with pytest.raises(InputError, match="given numbers cannot be compared with other numbers"):
             measure(whole(0), other, [metric])
+    with pytest.raises(InputError, match="same number of features, not 6 and 5"):
+        measure(whole(0), whole(1, d=5), ["frechet-distance"])
     with pytest.raises(InputError, match="kid cannot be measured without the features of the reference"):
         measure(whole(0), None, ["kid"])

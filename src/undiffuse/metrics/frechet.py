@@ -160,7 +160,7 @@ def _product(
         values, vectors = torch.linalg.eigh(a)
         root = vectors * values.clamp(min=0).sqrt()
         return root, root.T @ b @ root
-    product = torch.empty_like(b)
+    product = torch.zeros_like(b)
     for j in range(0, len(b), COLUMNS):  # above the diagonal L is 0, and eigh reads the lower triangle alone
         columns = b[:, j:] @ root[j:, j : j + COLUMNS]
         for i in range(j, len(b), COLUMNS):

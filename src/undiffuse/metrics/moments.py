@@ -89,15 +89,14 @@ class Moments:
     def scatter(self) -> Float64[Tensor, "d d"]:
         """The whole matrix. Raises: InputError where n is not known."""
         self._count(len(self.mean))
-        return self.lower.tril() + self.lower.tril(-1).T
+        return self._mirrored(1)
 
     @property
     def covariance(self) -> Float64[Tensor, "d d"]:
         """The unbiased covariance. Raises: InputError for fewer than 2 samples."""
         if self.n is not None and self.n < 2:
             raise InputError(f"a covariance needs 2 samples or more, not {self.n}")
-        whole = self.lower.tril() + self.lower.tril(-1).T
-        return whole if self.n is None else whole.div_(self.n - 1)
+        return self._mirrored(1 if self.n is None else self.n - 1)
 
     def save(self, path: str | Path) -> None:
         """Write an .npz of `mu` and `sigma`, as the field shares them, and `n` where it is known.
@@ -146,6 +145,14 @@ class Moments:
     def _add(self, x: Float64[Tensor, "n d"]) -> None:
         for i in range(0, x.shape[1], COLUMNS):
             self.lower[i:, i : i + COLUMNS].addmm_(x[:, i:].T, x[:, i : i + COLUMNS])
+
+    def _mirrored(self, divisor: int) -> Float64[Tensor, "d d"]:
+        whole = self.lower / divisor
+        for i in range(0, len(whole), COLUMNS):
+            rows, rest = slice(i, i + COLUMNS), slice(i + COLUMNS, None)
+            whole[rows, rest] = whole[rest, rows].T
+            whole[rows, rows] = whole[rows, rows].tril() + whole[rows, rows].tril(-1).T
+        return whole
 
     def _shift(self, n: int, more: int, mean: Float64[Tensor, " d"]) -> Float64[Tensor, " d"]:
         """Move to the mean of both; what that adds to the scatter is the outer product of the row that comes back."""

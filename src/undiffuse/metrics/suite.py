@@ -41,6 +41,9 @@ class Metric:
         for other in others:
             if (other.name, other.key) != (samples.name, samples.key):
                 raise InputError(f"samples seen through {samples.name} cannot be compared with {other.name}")
+            if len(other.moments.mean) != len(samples.moments.mean):
+                sizes = f"{len(samples.moments.mean)} and {len(other.moments.mean)}"
+                raise InputError(f"both sets need the same number of features, not {sizes}")
         return self.function(samples, reference, train) if "train" in self.needs else self.function(samples, reference)
 
     def lacks(self, samples: Seen, reference: Seen | None = None, train: Seen | None = None) -> list[str]:
