@@ -48,8 +48,8 @@ def by_hand(denoiser, x0, steps):
 @pytest.mark.parametrize("schedule", [Cosine(), VariancePreserving(), CosineTable(40)], ids=["cosine", "vp", "table"])
 def test_each_term_is_the_divergence_of_its_step(schedule):
     denoiser, x0 = gaussian(schedule), draws_of(4)
-    bound = discrete_bound(denoiser, x0, range(4), steps=40, levels=None)
-    assert_close(bound.by_level, by_hand(denoiser, x0, 40), rtol=1e-5, atol=1e-7)
+    bound = discrete_bound(denoiser, x0, range(4), steps=25, levels=None)
+    assert_close(bound.by_level, by_hand(denoiser, x0, 25), rtol=1e-5, atol=1e-7)
     assert bool((bound.log_snr.diff(dim=1) > 0).all())
     assert_close(bound.total, bound.prior + bound.by_level.sum(1) + bound.reconstruction)
 
@@ -91,11 +91,11 @@ def test_many_steps_come_to_the_bound_of_continuous_time():
     denoiser, x0 = gaussian(VariancePreserving(), t_min=0.05), draws_of(300)
     limit = variational_bound(denoiser, x0, range(300), draws=100, levels=None)
     gaps = []
-    for steps in (20, 80, 320):
+    for steps in (20, 80, 160):
         found = discrete_bound(denoiser, x0, range(300), steps=steps, draws=min(steps - 1, 60), levels=None)
         gaps.append(float((found.diffusion - limit.diffusion).mean()))
     noise = 4 * float(limit.diffusion.std()) / math.sqrt(300) * 0.3
-    assert gaps[0] > gaps[1] > -noise and abs(gaps[2]) < 0.02 + noise
+    assert gaps[0] > gaps[1] > -noise and abs(gaps[2]) < 0.6 * gaps[1] + noise
     assert 3 < gaps[0] / gaps[1] < 6  # as 1 / steps, or faster
 
 

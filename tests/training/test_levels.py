@@ -99,12 +99,12 @@ def test_a_run_that_learns_its_samples_by_heart_is_told_once_and_resumes_to_the_
     few = ["data.source=arrays", f"data.path={tmp_path / 'few.npz'}", "training.validate_every=30"]
     few += ["network.dropout=0.0", "training.learning_rate=0.003"]
     with pytest.warns(UserWarning, match="rises at log-SNR"):
-        train(tiny(tmp_path / "whole", *few, steps=180))
+        train(tiny(tmp_path / "whole", *few, steps=150))
     said = [line for line in read_metrics(tmp_path / "whole") if "alarm" in line]
-    assert len(said) == 1 and said[0]["step"] < 180
-    train(tiny(tmp_path / "halves", *few, steps=180), until=65)
+    assert len(said) == 1 and said[0]["step"] < 150
+    train(tiny(tmp_path / "halves", *few, steps=150), until=65)
     with pytest.warns(UserWarning, match="rises at log-SNR"):
-        train(tiny(tmp_path / "halves", *few, steps=180))
+        train(tiny(tmp_path / "halves", *few, steps=150))
     logs = [
         [line for line in read_metrics(tmp_path / name) if "validation_levels" in line or "alarm" in line]
         for name in ("whole", "halves")
