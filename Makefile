@@ -1,9 +1,9 @@
-# make demo: train, sample and evaluate on the embedded digits.   make test: the fast suite.
+# make demo: train, sample and evaluate on the embedded digits.   make test: the fast suite.   make docs: the site.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test slow lint types install install-dev
+.PHONY: demo test slow lint types docs install install-dev
 demo: install
 	$(BIN)/undiffuse demo
 
@@ -21,12 +21,19 @@ lint: install-dev
 types: install-dev
 	$(BIN)/mypy
 
+docs: .venv/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict  # the variable: no notice of the theme's makers
+
 install: .venv/installed
 install-dev: .venv/installed-dev
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP) -e .
+	@touch $@
+
+.venv/installed-docs: .venv/installed
+	$(PIP) -e ".[docs]"
 	@touch $@
 
 .venv/installed-dev: .venv/installed

@@ -47,3 +47,10 @@ def test_the_commands_of_a_page_are_those_of_the_program(page: Path) -> None:
         if name == "train":
             changes = [change for change in made.params["overrides"] or [] if not change.startswith("run=")]
             recipes.named(made.params["recipe"]).changed(changes)
+
+
+def test_the_files_that_the_papers_are_in_are_there() -> None:
+    text = (ROOT / "docs" / "papers.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([a-z_/]+(?:\.py|/))`", text))
+    assert len(named) > 30
+    assert not [path for path in named if not (ROOT / "src" / "undiffuse" / path).exists()]
