@@ -78,8 +78,9 @@ def test_without_a_table_the_last_step_is_that_of_the_continuous_bound():
     assert_close(ours.prior, variational_bound(denoiser, x0, range(4)).prior)
 
 
-def test_a_part_of_the_steps_stands_for_all():
-    denoiser, x0 = gaussian(Cosine()), draws_of(400)
+@pytest.mark.parametrize("schedule", [Cosine(), CosineTable(41)], ids=["cosine", "table"])
+def test_a_part_of_the_steps_stands_for_all(schedule):
+    denoiser, x0 = gaussian(schedule), draws_of(400)
     part, whole = (discrete_bound(denoiser, x0, range(400), steps=41, draws=draws, levels=None) for draws in (8, None))
     gap = part.diffusion - whole.diffusion
     assert part.by_level.shape == (400, 8) and whole.by_level.shape == (400, 40)

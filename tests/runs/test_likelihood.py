@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 
 from undiffuse.data import digits
 
@@ -40,6 +41,18 @@ def test_other_data_are_measured_under_their_own_labels(run, call, refused, tmp_
     arrays["label"] = arrays["label"] + 3
     np.savez(tmp_path / "strange.npz", **arrays)
     refused(call("likelihood", run, "--data", tmp_path / "strange.npz", *FAST), "classes")
+
+
+def test_a_run_without_data_is_measured_on_those_given(own_run, call, refused, tmp_path):
+    """As one that was imported."""
+    spec = yaml.safe_load((own_run / "recipe.yaml").read_text())
+    del spec["data"]
+    (own_run / "recipe.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
+    held = digits.load().held_out
+    np.savez(tmp_path / "own.npz", images=held.samples[:40, 0].numpy(), label=held.label[:40].numpy())
+    refused(call("likelihood", own_run, *FAST), "names no data")
+    code, _, shown = call("likelihood", own_run, "--data", tmp_path / "own.npz", *FAST)
+    assert code == 0 and "of own" in shown
 
 
 def test_bad_options_end_in_one_line(run, call, refused):

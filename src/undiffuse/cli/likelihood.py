@@ -78,15 +78,18 @@ def _measured(
     run: Path, data: Path | None, part: str, n: int, shard: str | None, settings: Any, batch_size: int
 ) -> Any:
     """What is asked for, with a progress bar."""
-    from undiffuse import bits_per_dim
+    from undiffuse import bits_per_dim, config, pipeline
     from undiffuse.examples import balanced
     from undiffuse.experiment import load_data, recipe_of
 
     index, count = _shard(shard)
-    model, recipe = undiffuse.load(run), recipe_of(run)
-    if data is not None:
+    model = undiffuse.load(run)
+    if data is None:
+        recipe = recipe_of(run)
+    else:  # a run that was imported names none
+        spec = {key: value for key, value in pipeline.read_model_spec(run).items() if key != "resolved"}
         source = "folder" if data.is_dir() else "arrays"
-        recipe = recipe.changed([f"data.source={source}", f"data.path={data}"])
+        recipe = config.validated({**spec, "data": {"source": source, "path": str(data)}})
     split = load_data(recipe)
     dataset = split.held_out if part == "held-out" else split.train
     bits_per_dim.check(model, dataset)
