@@ -170,6 +170,19 @@ def test_fixed_steps_come_to_the_same():
     assert fine[0] == data.t_min and fine[-1] == data.t_max
 
 
+def test_every_solver_walks_it(any_solver):
+    """Between two interior levels, in one dimension and 40 steps, with the density at the first of them."""
+    schedule = Cosine()
+    t_min, t_max = (float(schedule.time(log_snr)) for log_snr in (4.0, -6.0))
+    data = Gaussian(schedule, torch.zeros(1).double(), torch.full((1,), 0.5).double(), t_min, t_max)
+    x0, alpha = torch.tensor([[0.3], [-1.1]]).double(), float(schedule.alpha(t_min))
+    times = schedule.time(torch.linspace(4.0, -6.0, 41).double())
+    times[0], times[-1] = t_min, t_max
+    found = log_prob(data, x0, sampler=any_solver, times=times)
+    expected = data.log_prob(alpha * x0, t_min) + math.log(alpha)
+    assert float((found.nats - expected).abs().max()) < (0.1 if any_solver.convergence_order == 1 else 0.02)
+
+
 def test_a_samples_result_is_its_own_whatever_the_batch():
     data = mixture(Cosine(), 16)
     x0, seeds = data.draw(5, torch.Generator().manual_seed(1)), torch.tensor([3, 14, 15, 92, 65])
@@ -217,6 +230,8 @@ def test_what_has_no_likelihood_is_refused():
         log_prob(data, x0, range(3))
     with torch.inference_mode(), pytest.raises(InputError, match="inference_mode"):
         log_prob(data, x0)
+    with pytest.raises(InputError, match="integrated from t_min"):
+        log_prob(data, x0, times=levels_up(data)[1:])
     with pytest.raises(InputError, match="1 step or more, not 0"):
         levels_up(data, 0)
 
