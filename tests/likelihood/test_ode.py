@@ -170,6 +170,7 @@ def test_fixed_steps_come_to_the_same():
     assert fine[0] == data.t_min and fine[-1] == data.t_max
 
 
+@pytest.mark.slow
 def test_every_solver_walks_it(any_solver):
     """Between two interior levels, in one dimension and 40 steps, with the density at the first of them."""
     schedule = Cosine()

@@ -148,7 +148,7 @@ def log_prob(
 
     Networks run in eval mode and without autocast, whatever they are set to.
 
-    Raises: InputError for fewer than 1 probe, other ends of the times, guidance that no gradient passes, and as `walk` does.
+    Raises: InputError for fewer than 1 probe, times with other ends, guidance that no gradient passes; as `walk` does.
     """
     sampler = Adaptive(rtol=TOLERANCE, atol=TOLERANCE) if sampler is None else sampler
     check_followed(denoiser, sampler)
