@@ -38,7 +38,7 @@ def truth(denoiser, x0):
 
 def worst(denoiser, x0, sampler=FINE):
     found = log_prob(denoiser, x0, sampler=sampler)
-    return float((found.nats_per_dim - truth(denoiser, x0) / x0[0].numel()).abs().max())
+    return float((found.nats_per_dim - truth(denoiser, x0).detach() / x0[0].numel()).abs().max())
 
 
 # -- against closed forms ---------------------------------------------------------------------------------------------
