@@ -333,7 +333,7 @@ def test_what_the_kernels_do_not_take_goes_by_the_formula():
 
 
 def test_without_a_compiler_it_is_said_why(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("UNDIFFUSE_CACHE", str(tmp_path / "undiffuse"))
     monkeypatch.setenv("CC", str(tmp_path / "no-compiler"))
     assert "no-compiler" in kernels._library.__wrapped__()
     monkeypatch.setenv("UNDIFFUSE_KERNELS", "0")
@@ -342,7 +342,7 @@ def test_without_a_compiler_it_is_said_why(monkeypatch, tmp_path):
 
 @needs_kernels
 def test_they_are_compiled_once_and_again_where_the_file_is_damaged(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("UNDIFFUSE_CACHE", str(tmp_path / "undiffuse"))
     monkeypatch.setattr(kernels, "FLAGS", ("-O0", *kernels.FLAGS[1:]))  # made faster
     library = kernels._compile()
     assert [path.name for path in (tmp_path / "undiffuse").iterdir()] == [library.name]

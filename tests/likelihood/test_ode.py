@@ -36,9 +36,9 @@ def truth(denoiser, x0):
     return denoiser.log_prob(alpha * x0, denoiser.t_min) + x0[0].numel() * math.log(alpha)
 
 
-def worst(denoiser, x0, **how):
-    found = log_prob(denoiser, x0, sampler=FINE, **how)
-    return float((found.nats_per_dim - truth(denoiser, x0) / x0[0].numel()).abs().max())
+def worst(denoiser, x0, sampler=FINE):
+    found = log_prob(denoiser, x0, sampler=sampler)
+    return float((found.nats_per_dim - truth(denoiser, x0).detach() / x0[0].numel()).abs().max())
 
 
 # -- against closed forms ---------------------------------------------------------------------------------------------
@@ -64,8 +64,7 @@ def test_with_the_exact_divergence_a_gaussian_has_its_log_density(dimensions):
 def test_every_schedule_gives_its_own_density(any_schedule):
     """Of data with the prior's law at t_max, because some schedules keep signal there."""
     data = Gaussian(any_schedule, torch.zeros(2).double(), torch.full((2,), 0.3).double())
-    x0 = data.draw(3, torch.Generator().manual_seed(1))
-    assert worst(data, x0) < 1e-3
+    assert worst(data, data.draw(2, torch.Generator().manual_seed(1)), sampler=None) < 1e-3
 
 
 class Predicting(nn.Module):
@@ -93,8 +92,8 @@ def test_every_prediction_gives_the_same_density(name):
     denoiser = Denoiser(
         Predicting(exact, prediction, prediction.label), exact.schedule, prediction, data_std=exact.data_std
     )
-    x0 = exact.draw(3, torch.Generator().manual_seed(1))
-    assert_close(log_prob(denoiser, x0).nats, log_prob(exact, x0).nats, rtol=1e-5, atol=1e-4)
+    x0 = exact.draw(2, torch.Generator().manual_seed(1))
+    assert_close(log_prob(denoiser, x0).nats, truth(exact, x0), rtol=0, atol=0.01)  # the prior's mismatch, mostly
 
 
 def test_hutchinson_in_3072_dimensions_is_within_its_standard_error():
@@ -170,6 +169,20 @@ def test_fixed_steps_come_to_the_same():
     assert fine[0] == data.t_min and fine[-1] == data.t_max
 
 
+@pytest.mark.slow
+def test_every_solver_walks_it(any_solver):
+    """Between two interior levels, in one dimension and 40 steps, with the density at the first of them."""
+    schedule = Cosine()
+    t_min, t_max = (float(schedule.time(log_snr)) for log_snr in (4.0, -6.0))
+    data = Gaussian(schedule, torch.zeros(1).double(), torch.full((1,), 0.5).double(), t_min, t_max)
+    x0, alpha = torch.tensor([[0.3], [-1.1]]).double(), float(schedule.alpha(t_min))
+    times = schedule.time(torch.linspace(4.0, -6.0, 41).double())
+    times[0], times[-1] = t_min, t_max
+    found = log_prob(data, x0, sampler=any_solver, times=times)
+    expected = data.log_prob(alpha * x0, t_min) + math.log(alpha)
+    assert float((found.nats - expected).abs().max()) < (0.1 if any_solver.convergence_order == 1 else 0.02)
+
+
 def test_a_samples_result_is_its_own_whatever_the_batch():
     data = mixture(Cosine(), 16)
     x0, seeds = data.draw(5, torch.Generator().manual_seed(1)), torch.tensor([3, 14, 15, 92, 65])
@@ -217,6 +230,8 @@ def test_what_has_no_likelihood_is_refused():
         log_prob(data, x0, range(3))
     with torch.inference_mode(), pytest.raises(InputError, match="inference_mode"):
         log_prob(data, x0)
+    with pytest.raises(InputError, match="integrated from t_min"):
+        log_prob(data, x0, times=levels_up(data)[1:])
     with pytest.raises(InputError, match="1 step or more, not 0"):
         levels_up(data, 0)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tiny import tiny, train
+from undiffuse.bits_per_dim import Settings
 from undiffuse.cli import main
 from undiffuse.evaluation import base, by_level, curves, likely
 
@@ -32,6 +33,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "FULL_STEPS", 3)
     monkeypatch.setattr(curves, "SWEEP", curves.SWEEP[1:2])
     monkeypatch.setattr(likely, "SAMPLES", 4)
+    monkeypatch.setattr(likely, "SETTINGS", Settings("heun", steps=3, exact=False, draws=2))
     monkeypatch.setattr(by_level, "SAMPLES", 24)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tiny import TINY, train
-from undiffuse import evaluation, experiment, pipeline, recipes
+from undiffuse import experiment, judge, pipeline, recipes
 from undiffuse.cli.train import waiting
 from undiffuse.data import folder
 from undiffuse.data.pictures import Pictures
@@ -130,14 +130,14 @@ def test_options_that_cannot_be_are_refused(call: Call, refused: Refused, photos
 
 def test_a_part_stands_for_a_large_set_and_is_the_same_both_ways(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(experiment, "MOST_MEASURED", 5 * 3 * 8 * 8)
-    monkeypatch.setattr(evaluation, "MOST_JUDGED", 6 * 3 * 8 * 8)
+    monkeypatch.setattr(judge, "MOST_JUDGED", 6 * 3 * 8 * 8)
     ways = [folder.load(photos, (8, 8), conditions={"label": "label"}, memory=memory) for memory in ("always", "never")]
     rows = [experiment._measured(way.train) for way in ways]
     assert len(rows[0]) == 5 and torch.equal(*rows) and rows[0].tolist() != list(range(5))
-    judged = [evaluation._judged_by(way.train) for way in ways]
+    judged = [judge._judged_by(way.train) for way in ways]
     assert len(judged[0]) == 6 and torch.equal(*(part.samples[:] for part in judged))
     assert torch.equal(*(part.label for part in judged)) and len(judged[0].label.unique()) == 2
-    assert evaluation._judged_by(ways[1].held_out) is ways[1].held_out
+    assert judge._judged_by(ways[1].held_out) is ways[1].held_out
 
 
 @pytest.mark.slow

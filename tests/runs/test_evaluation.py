@@ -14,12 +14,13 @@ from PIL import Image
 
 import undiffuse
 from undiffuse import evaluation, judge, metrics, report
+from undiffuse.bits_per_dim import Settings
 from undiffuse.data.dataset import turns
 from undiffuse.errors import InputError
 from undiffuse.evaluation import base, by_level, curves, likely, measured
 from undiffuse.examples import balanced
 from undiffuse.experiment import load_experiment_data
-from undiffuse.report import runs
+from undiffuse.report import html, runs
 
 JUDGES: list[evaluation.Judge] = []
 PROTOCOL = {"sampler", "grid", "steps", "evaluations", "guidance", "seeds", "reference", "undiffuse", "n"}
@@ -41,6 +42,7 @@ def result(run: Path) -> evaluation.Evaluation:
     patch.setattr(curves, "CURVE", (1.0, 3.0))
     patch.setattr(curves, "CURVE_FEWEST", 20)
     patch.setattr(likely, "SAMPLES", 12)
+    patch.setattr(likely, "SETTINGS", Settings("heun", steps=5, exact=False, draws=4))
     patch.setattr(by_level, "SAMPLES", 48)
     made = evaluation.evaluate(run, n=40, sweep_n=20)
     patch.undo()
@@ -137,7 +139,7 @@ def test_named_metrics_alone(run: Path, hasty: None) -> None:
     assert [row["metric"] for row in made.numbers["measurements"]] == ["recall", "kid"]
     assert "likelihood" not in made.numbers and "sweep" not in made.numbers
     assert "pooled pixels" in made.numbers["measured_through"]
-    report.to_html(made)
+    report.to_html(made.numbers, html.drawn(made.pictures))
 
 
 def test_what_is_not_known_is_refused_before_any_work(run: Path, call: Any, refused: Any) -> None:
@@ -191,7 +193,7 @@ def test_an_early_deadline_shrinks_the_sweep(run: Path, hasty: None) -> None:
     made = evaluation.evaluate(run, n=10, sweep_n=70, deadline=0.0)
     assert made.numbers["sweep"]["n"] == 50
     assert made.numbers["guidance"]["rows"] == [] and "guidance_curve" not in made.pictures
-    assert "Not measured: it takes 100 samples a scale" in report.to_html(made)
+    assert "Not measured: it takes 100 samples a scale" in report.to_html(made.numbers, html.drawn(made.pictures))
 
 
 def test_the_guidance_curve_is_measured_on_the_same_seeds_and_classes(run: Path, result: evaluation.Evaluation) -> None:

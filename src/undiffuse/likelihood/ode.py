@@ -148,7 +148,7 @@ def log_prob(
 
     Networks run in eval mode and without autocast, whatever they are set to.
 
-    Raises: InputError for fewer than 1 probe, for guidance that no gradient passes, and as `walk` does.
+    Raises: InputError for fewer than 1 probe, times with other ends, guidance that no gradient passes; as `walk` does.
     """
     sampler = Adaptive(rtol=TOLERANCE, atol=TOLERANCE) if sampler is None else sampler
     check_followed(denoiser, sampler)
@@ -159,6 +159,12 @@ def log_prob(
     source = NoiseSource(torch.arange(batch) if seeds is None else seeds, x0.shape[1:], x0.device, x0.dtype)
     if len(source) != batch:
         raise InputError(f"{len(source)} seeds were given for {batch} samples")
+    times = levels_up(denoiser) if times is None else times
+    if abs(float(times[0]) - denoiser.t_min) + abs(float(times[-1]) - denoiser.t_max) > 1e-6 * denoiser.t_min:
+        raise InputError(
+            f"a likelihood is integrated from t_min = {denoiser.t_min:.6g} to t_max = {denoiser.t_max:.6g}, not from "
+            f"{float(times[0]):.6g} to {float(times[-1]):.6g}"
+        )
     if exact is None:
         exact = dimensions <= EXACT_UP_TO
     drawn = None if exact else draw_probes(source, probes)
@@ -168,7 +174,7 @@ def log_prob(
         given = Given(denoiser, denoiser.encode(condition or {}))
         start = torch.zeros(batch, dimensions + (1 if exact else probes), dtype=torch.float64, device=x0.device)
         start[:, :dimensions] = alpha[0] * x0.flatten(1)
-        way = walk(Augmented(given, x0, drawn), sampler, start, levels_up(denoiser) if times is None else times)
+        way = walk(Augmented(given, x0, drawn), sampler, start, times)
         end, evaluations = _walked(way, start)
     end = end.cpu()
     counts = end[:, dimensions:] * math.sqrt(dimensions) / scale[1]

@@ -5,6 +5,7 @@ import html
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
 from PIL import Image
@@ -26,28 +27,38 @@ th { vertical-align: bottom; } td { font-variant-numeric: tabular-nums; }
 """
 
 
-def as_png(picture: Picture) -> bytes:
-    """A picture as the bytes of a PNG."""
+class Drawn(NamedTuple):
+    """A picture as the bytes of files; what is pixels has no SVG."""
+
+    png: bytes
+    svg: bytes | None = None
+
+
+def drawn(pictures: Mapping[str, Picture]) -> dict[str, Drawn]:
+    """Pictures by their names, each drawn once."""
+    return {name: _drawn(picture) for name, picture in pictures.items()}
+
+
+def _drawn(picture: Picture) -> Drawn:
     if isinstance(picture, Figure):
-        return plots.to_png(picture)
+        return Drawn(plots.to_png(picture), plots.to_svg(picture))
     buffer = io.BytesIO()
     Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(buffer, format="PNG")
-    return buffer.getvalue()
+    return Drawn(buffer.getvalue())
 
 
-def save(folder: Path, pictures: Mapping[str, Picture]) -> None:
+def save(folder: Path, pictures: Mapping[str, Drawn]) -> None:
     """Write each picture by its name into a folder, as PNG; plots as SVG too."""
     for name, picture in pictures.items():
-        (folder / f"{name}.png").write_bytes(as_png(picture))
-        if isinstance(picture, Figure):
-            (folder / f"{name}.svg").write_bytes(plots.to_svg(picture))
+        (folder / f"{name}.png").write_bytes(picture.png)
+        if picture.svg is not None:
+            (folder / f"{name}.svg").write_bytes(picture.svg)
 
 
-def image(picture: Picture, alt: str) -> str:
+def image(picture: Drawn, alt: str) -> str:
     """An <img> with the picture inside. Plots are drawn as vectors; samples stay pixels."""
-    plot = isinstance(picture, Figure)
-    data = base64.b64encode(plots.to_svg(picture) if isinstance(picture, Figure) else as_png(picture)).decode()
-    kind, form = ("plot", "svg+xml") if plot else ("samples", "png")
+    data = base64.b64encode(picture.svg or picture.png).decode()
+    kind, form = ("plot", "svg+xml") if picture.svg else ("samples", "png")
     return f'<img class="{kind}" alt="{html.escape(alt)}" src="data:image/{form};base64,{data}">'
 
 

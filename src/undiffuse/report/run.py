@@ -9,17 +9,15 @@ from typing import Any
 from undiffuse.evaluation import Evaluation
 from undiffuse.evaluation.base import HELD_OUT_CONDITIONS
 from undiffuse.files import atomic_folder, write_text
-from undiffuse.plots import Picture
 from undiffuse.report import html
-from undiffuse.report.html import image, note, section, table
+from undiffuse.report.html import Drawn, image, note, section, table
 from undiffuse.report.words import protocol, rows_of, three_numbers, value_of
 
 PICTURES = "pictures"  # the folder in a run for single pictures
 
 
-def to_html(evaluation: Evaluation) -> str:
-    """The whole report."""
-    numbers, pictures = evaluation.numbers, evaluation.pictures
+def to_html(numbers: Mapping[str, Any], pictures: Mapping[str, Drawn]) -> str:
+    """The whole report, of what an evaluation measured and drew."""
     run = numbers["run"]
     parts = [f"<h1>{escaping.escape(run)}</h1>", note(f"undiffuse {numbers['undiffuse']}")]
     parts += [html.large(three_numbers(numbers)), note(_through(numbers))]
@@ -47,10 +45,11 @@ def write(run: Path, evaluation: Evaluation) -> Path:
     Each picture is a PNG; plots are SVGs too.
     """
     write_text(run / "evaluation.json", json.dumps(evaluation.numbers, indent=2) + "\n")
+    pictures = html.drawn(evaluation.pictures)
     with atomic_folder(run / PICTURES) as folder:
-        html.save(folder, evaluation.pictures)
+        html.save(folder, pictures)
     path = run / "report.html"
-    write_text(path, to_html(evaluation))
+    write_text(path, to_html(evaluation.numbers, pictures))
     return path
 
 
@@ -65,7 +64,7 @@ def _through(numbers: Mapping[str, Any]) -> str:
     )
 
 
-def _measured(numbers: Mapping[str, Any], pictures: Mapping[str, Picture]) -> list[str]:
+def _measured(numbers: Mapping[str, Any], pictures: Mapping[str, Drawn]) -> list[str]:
     head = ("", "value", "95 %", "real training images", "n", "error by", "settings")
     return [
         table(rows_of(numbers["measurements"], numbers["real"], numbers["features"]), head),
@@ -119,7 +118,7 @@ def _by_class(numbers: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _restored(numbers: Mapping[str, Any], pictures: Mapping[str, Picture]) -> list[str]:
+def _restored(numbers: Mapping[str, Any], pictures: Mapping[str, Drawn]) -> list[str]:
     if "reconstruction" not in pictures:
         return []
     found = numbers["reconstruction"]
@@ -143,7 +142,7 @@ def _restored(numbers: Mapping[str, Any], pictures: Mapping[str, Picture]) -> li
     ]
 
 
-def _process(numbers: Mapping[str, Any], pictures: Mapping[str, Picture]) -> list[str]:
+def _process(numbers: Mapping[str, Any], pictures: Mapping[str, Drawn]) -> list[str]:
     parts = [
         section("The schedule", image(pictures["schedule"], "beta, alpha, sigma and log-SNR over time")),
         section(
@@ -173,7 +172,7 @@ def _process(numbers: Mapping[str, Any], pictures: Mapping[str, Picture]) -> lis
     return parts
 
 
-def _likelihood(numbers: Mapping[str, Any], pictures: Mapping[str, Picture]) -> list[str]:
+def _likelihood(numbers: Mapping[str, Any], pictures: Mapping[str, Drawn]) -> list[str]:
     if "likelihood" not in numbers:
         return []
     found = numbers["likelihood"]
@@ -188,7 +187,7 @@ def _likelihood(numbers: Mapping[str, Any], pictures: Mapping[str, Picture]) -> 
     return [section("Likelihood", *parts)]
 
 
-def _curves(numbers: Mapping[str, Any], pictures: Mapping[str, Picture]) -> list[str]:
+def _curves(numbers: Mapping[str, Any], pictures: Mapping[str, Drawn]) -> list[str]:
     parts = []
     if "sweep" in numbers:
         sweep = numbers["sweep"]
@@ -232,7 +231,7 @@ def _curves(numbers: Mapping[str, Any], pictures: Mapping[str, Picture]) -> list
     return parts
 
 
-def _guidance(curve: Mapping[str, Any], pictures: Mapping[str, Picture]) -> list[str]:
+def _guidance(curve: Mapping[str, Any], pictures: Mapping[str, Drawn]) -> list[str]:
     """The measured curve, or why there is none."""
     if not curve["rows"]:
         return [note(f"Not measured: it takes {curve['fewest']} samples a scale, and there was room for {curve['n']}.")]
@@ -255,7 +254,7 @@ def _guidance(curve: Mapping[str, Any], pictures: Mapping[str, Picture]) -> list
     ]
 
 
-def _pixels(numbers: Mapping[str, Any], pictures: Mapping[str, Picture]) -> list[str]:
+def _pixels(numbers: Mapping[str, Any], pictures: Mapping[str, Drawn]) -> list[str]:
     nearest, n = numbers["neighbours"], numbers["spectra"]["n"]
     sizes = ", ".join(f"{count:,} {name}" for name, count in n.items())
     return [

@@ -44,7 +44,7 @@ class Compared:
 
     numbers: dict[str, Any]
     groups: Sequence[Group]
-    pictures: Mapping[str, Picture]
+    pictures: Mapping[str, html.Drawn]
     page: str
 
     @property
@@ -119,9 +119,9 @@ def compare(runs: Sequence[Path]) -> Compared:
         raise InputError(f"a comparison needs 2 different runs or more, not {', '.join(map(str, runs))}")
     evaluations = dict(zip(names_of(runs), map(read, runs), strict=True))
     found = groups(evaluations)
-    pictures: dict[str, Picture] = {"measurements": plots.measurements([_panel(group) for group in found])}
+    figures: dict[str, Picture] = {"measurements": plots.measurements([_panel(group) for group in found])}
     grids = {name: _grid(run) for name, run in zip(evaluations, runs, strict=True)}
-    pictures |= {f"grid-{i}": grid for i, grid in enumerate(grids.values()) if grid is not None}
+    figures |= {f"grid-{i}": grid for i, grid in enumerate(grids.values()) if grid is not None}
     numbers = {
         "runs": {
             name: {"path": str(run), "trained": of["trained"], "samples": of["samples"]}
@@ -132,8 +132,8 @@ def compare(runs: Sequence[Path]) -> Compared:
             for group in found
         ],
     }
-    compared = Compared(numbers, found, pictures, "")
-    return replace(compared, page=_page(evaluations, compared, grids))
+    compared = Compared(numbers, found, html.drawn(figures), "")
+    return replace(compared, page=_page(evaluations, compared))
 
 
 def _panel(group: Group) -> Panel:
@@ -155,9 +155,7 @@ def _grid(run: Path) -> np.ndarray | None:
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def _page(
-    evaluations: Mapping[str, Mapping[str, Any]], compared: Compared, grids: Mapping[str, np.ndarray | None]
-) -> str:
+def _page(evaluations: Mapping[str, Mapping[str, Any]], compared: Compared) -> str:
     names = compared.names
     facts = [
         (
@@ -183,7 +181,8 @@ def _page(
         ),
         section("Runs", table(facts, ("", "data", "steps x batch", "parameters", "prediction", "samples"))),
     ]
-    for name, grid in grids.items():
-        if grid is not None:
-            parts.append(section(f"Samples of {name}", html.image(grid, f"samples of {name}")))
+    for i, name in enumerate(names):
+        if f"grid-{i}" in compared.pictures:
+            shown = html.image(compared.pictures[f"grid-{i}"], f"samples of {name}")
+            parts.append(section(f"Samples of {name}", shown))
     return html.page(" and ".join(names), *parts)
