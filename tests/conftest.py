@@ -17,8 +17,8 @@ import torch
 from beartype import BeartypeConf, beartype
 
 CHECKED = [
-    "schedule", "prediction", "transition", "denoiser", "noise", "exact", "objective", "likelihood", "samplers",
-    "editing", "guidance", "conditioning", "networks",
+    "schedule", "prediction", "transition", "denoiser", "noise", "exact", "chain", "objective", "likelihood",
+    "samplers", "editing", "guidance", "conditioning", "networks",
 ]  # fmt: skip
 if os.environ.get("UNDIFFUSE_CHECK_SIGNATURES"):  # ten times slower: tests/test_signatures.py says what runs under it
     # the hook wants an importable name; ours takes an int where a float is asked for, as Python does

@@ -20,11 +20,12 @@ MAY_SEE = {
     "transition": {"schedule"},
     "denoiser": ALGEBRA,
     "exact": DENOISING,
+    "chain": DENOISING,
     "guidance": DENOISING,
     "samplers": DENOISING | {"guidance"},
     "editing": DENOISING | {"guidance", "samplers"},
-    "likelihood": DENOISING | {"guidance", "samplers"},
-    "objective": DENOISING,
+    "likelihood": DENOISING | {"chain", "guidance", "samplers"},
+    "objective": DENOISING | {"chain"},
     "training": DENOISING | {"objective", "guidance"},  # guidance: the classifier that it trains
     "distillation": DENOISING | {"objective", "training", "samplers"},
     # leaves: they see neither samplers nor training
@@ -37,8 +38,8 @@ MAY_SEE = {
 MAY_SEE["systems"] = MAY_SEE["pipeline"] | {"pipeline"}
 MAY_SEE["serving"] = MAY_SEE["systems"] | {"systems"}
 SEE_ALL = {
-    "__init__", "__main__", "acceleration", "classifying", "cli", "comparison", "config", "evaluation", "examples",
-    "experiment", "formats", "plots", "recipes", "reconstruction", "report",
+    "__init__", "__main__", "acceleration", "bits_per_dim", "classifying", "cli", "comparison", "config", "evaluation",
+    "examples", "experiment", "formats", "plots", "recipes", "reconstruction", "report",
 }  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
 

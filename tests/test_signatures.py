@@ -14,7 +14,7 @@ TESTS = Path(__file__).parent
 FILES = [
     "test_schedule.py", "test_prediction.py", "test_denoiser.py", "test_noise.py", "test_objective.py",
     "test_transition.py", "test_minima.py", "test_bound.py", "test_learned_schedule.py", "test_exact.py",
-    "guidance", "conditioning", "networks", "editing",
+    "guidance", "conditioning", "networks", "editing", "likelihood",
 ]  # fmt: skip
 
 

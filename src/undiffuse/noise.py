@@ -22,7 +22,7 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 
 PURPOSES = {
     "prior": 0, "step": 1, "time": 2, "noise": 3, "channel": 4, "drop": 5, "augment": 6, "probe": 7,
-    "churn": 8, "correction": 9, "restart": 10, "brownian": 11,
+    "churn": 8, "correction": 9, "restart": 10, "brownian": 11, "dequantise": 12,
 }  # fmt: skip
 _HALF_RANGE, _DEPTH = 128.0, 22  # of the Brownian tree, in log clock: its finest cells are 6e-5 wide
 

@@ -6,7 +6,7 @@ import warnings
 import typer
 
 # in the order of --help
-from undiffuse.cli import train, train_classifier, sample, interpolate, evaluate, compare, demo, grid, plot  # noqa: F401  # isort: skip
+from undiffuse.cli import train, train_classifier, sample, interpolate, evaluate, likelihood, compare, demo, grid, plot  # noqa: F401  # isort: skip
 from undiffuse.cli import info, samplers, networks, checkpoints  # noqa: F401  # isort: skip
 from undiffuse.cli.common import app, console
 from undiffuse.errors import InputError

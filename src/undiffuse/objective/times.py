@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
+from undiffuse.chain import steps_within
 from undiffuse.errors import InputError
 from undiffuse.schedule import Schedule
 
@@ -103,17 +104,6 @@ class TableTime(TimeLaw):
             raise InputError(f"the time law 'table' needs a schedule that is a table, not {schedule!r:.80}")
         first, last = steps_within(schedule.length, t_min, t_max)
         return (first - 1 + (u * (last - first + 1)).ceil()) / schedule.length
-
-
-def steps_within(length: int, t_min: float, t_max: float) -> tuple[int, int]:
-    """The first and the last step of a table of so many whose times i / length lie in [t_min, t_max].
-
-    Raises: InputError where none does.
-    """
-    first, last = math.ceil(t_min * length - 1e-6), math.floor(t_max * length + 1e-6)
-    if not 1 <= first <= last:
-        raise InputError(f"no step of a table of {length} lies between t_min={t_min} and t_max={t_max}")
-    return first, last
 
 
 class ImportanceTime(nn.Module, TimeLaw):

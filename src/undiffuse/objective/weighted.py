@@ -8,12 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from undiffuse.chain import Steps, bound_terms
 from undiffuse.denoiser import Denoiser, Estimate, Sample
 from undiffuse.errors import InputError
 from undiffuse.objective.base import BaseObjective
 from undiffuse.objective.times import TimeLaw
 from undiffuse.objective.uncertainty import Uncertainty
-from undiffuse.objective.variational import Steps, bound_terms, check_steps
+from undiffuse.objective.variational import check_steps
 from undiffuse.objective.weight import WEIGHTS, Weight
 from undiffuse.registry import build
 from undiffuse.schedule import along_batch

@@ -9,6 +9,7 @@ that was never stopped.
 import contextlib
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,10 @@ from typing import Any
 
 from torch import Tensor
 
+from undiffuse.denoiser import BaseDenoiser
 from undiffuse.errors import InputError
 from undiffuse.files import write_text
+from undiffuse.training.levels import alarm, loss_by_level
 from undiffuse.training.loop import Batch, train, validation_loss
 from undiffuse.training.state import TrainState
 from undiffuse.weights import read, write
@@ -205,7 +208,7 @@ class Run:
                 )
                 yield Event(state.step, state.total, mean, images_per_second, left)
             if state.step % plan.validate_every == 0 or done:
-                self.log(step=state.step, **validation_loss(state, held_out))
+                self._validate(held_out)
             if state.step % plan.checkpoint_every == 0 or done or self.stopping:
                 self.save()
             if plan.snapshot_every and state.step % plan.snapshot_every == 0:
@@ -215,6 +218,17 @@ class Run:
                 preview(state.step)
             if self.stopping:
                 return
+
+    def _validate(self, held_out: Callable[[], Iterator[Batch]]) -> None:
+        """Log the validation loss, of a denoiser by noise levels too; and once a run, what is wrong with it."""
+        average, by_level = self.state.average, {}
+        if isinstance(average, BaseDenoiser):
+            by_level["validation_levels"] = loss_by_level(average, held_out())
+        self.log(step=self.state.step, **validation_loss(self.state, held_out), **by_level)
+        found = alarm(read_metrics(self.folder))
+        if found:
+            self.log(step=self.state.step, alarm=found)
+            warnings.warn(found, stacklevel=2)
 
     def _budget(self, now: float, settled: tuple[float, int]) -> int:
         """The step count that a budget in minutes comes to, at the pace since the first steps."""
