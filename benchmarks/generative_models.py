@@ -26,7 +26,7 @@ import numpy as np
 import torch
 import turns
 from generative.autoregressive import PixelCNN
-from generative.diffusion import Diffusion
+from generative.diffusion import ByBound, Diffusion
 from generative.flow import Flow
 from generative.gan import GAN
 from generative.model import GenerativeModel, Images, train
@@ -46,6 +46,7 @@ MODELS: dict[str, Callable[[], GenerativeModel]] = {
     "normalising flow": Flow,
     "autoregressive": PixelCNN,
     "diffusion (ours)": Diffusion,
+    "diffusion (ours), by its bound": ByBound,
 }
 MINUTES, REPEAT_MINUTES, REPEAT_SEEDS = 3.0, 0.25, (1, 2, 3)
 SAMPLES, LIKELIHOODS, BY_ODE = 1000, 1000, 128  # pictures
@@ -55,7 +56,7 @@ AT_ONCE = 200  # pictures
 SHOWN = 10  # pictures a row
 COLUMNS = (
     "model", "parameters", "steps", "bits/dim", "Frechet distance", "precision", "recall",
-    "CPU s for 1,000 samples", "calls a sample", "Frechet distance, three short runs",
+    "CPU s for 1,000 samples", "calls a sample", "Frechet distance of short runs",
 )  # fmt: skip
 
 
@@ -117,7 +118,7 @@ def made(name: str, seed: int) -> GenerativeModel:
 
 def trained(name: str, images: Images, minutes: float, seed: int, runs: Path) -> tuple[GenerativeModel, dict[str, Any]]:
     """The model, from the run folder or trained now and put there, and what its training took."""
-    weights = runs / f"{name.replace(' ', '-')}-{minutes:g}-{seed}.safetensors"
+    weights = runs / f"{name.replace(',', '').replace(' ', '-')}-{minutes:g}-{seed}.safetensors"
     facts = weights.with_suffix(".json")
     model = made(name, seed)
     if not facts.is_file():
@@ -150,7 +151,8 @@ def picture(rows: Mapping[str, Images], path: Path) -> None:
     """Ten pictures of each, a row each, with its name."""
     figure, axes = plt.subplots(len(rows), 1, figsize=(8, 0.9 * len(rows)))
     for axis, (name, images) in zip(np.atleast_1d(axes), rows.items(), strict=True):
-        axis.imshow(image.grid(image.to_array(images[:SHOWN]), columns=SHOWN, padding=2, scale=2))
+        row = image.grid(image.to_array(images[:SHOWN]), columns=SHOWN, padding=2, scale=2)
+        axis.imshow(row, cmap="gray", vmin=0, vmax=255)
         axis.set_axis_off()
         axis.text(-8, 28, name, ha="right", va="center", fontsize=10)
     figure.subplots_adjust(left=0.22, right=0.99, top=0.99, bottom=0.01, hspace=0.05)

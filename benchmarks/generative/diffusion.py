@@ -4,8 +4,11 @@
 
 The network, schedule, prediction and weight are those of the recipe `mnist`, narrower and without the condition.
 
-Reference: Ho et al. 2020; Salimans & Ho 2022, appendix D (v); Hang et al. 2023 (min-SNR);
-Kingma et al. 2021, VDM, eq. 11 (the bound); Song et al. 2021, eq. 39 (the likelihood by the ODE).
+The weight says what the model is for: the recipe's, min-SNR, is for the look of samples; under the weight of `ByBound`
+the loss is the variational bound of the likelihood.
+
+Reference: Ho et al. 2020; Salimans & Ho 2022, appendix D (v); Hang et al. 2023 (min-SNR); Kingma et al.
+2021, VDM, eq. 11 (the bound); Song et al. 2021, eq. 39 (the likelihood by the ODE).
 """
 
 import torch
@@ -32,12 +35,13 @@ class Diffusion(GenerativeModel):
 
     evaluations = DEFAULTS["steps"]
     learning_rate = 2e-3
+    schedule, predicts, weight = ud.schedule.Cosine, ud.prediction.V(), "min-snr"
 
     def __init__(self, width: int = 20) -> None:
         super().__init__()
         network = UNet(1, width, [1, 2], blocks=1, patch=2, resample="narrow")
-        self.denoiser = ud.Denoiser(network, ud.schedule.Cosine(), "v", data_std=DATA_STD)
-        self.objective = ud.Objective(weight="min-snr", drop=0.0)
+        self.denoiser = ud.Denoiser(network, self.schedule(), self.predicts, data_std=DATA_STD)
+        self.objective = ud.Objective(weight=self.weight, drop=0.0)
 
     def loss(self, images: Images) -> Float[Tensor, ""]:
         return self.objective(self.denoiser, to_signal(images)).mean()
@@ -60,4 +64,11 @@ class Diffusion(GenerativeModel):
     def finest_std(self) -> float:
         """sigma / alpha at t_min."""
         schedule, t = self.denoiser.schedule, self.denoiser.t_min
-        return float(schedule.sigma(t) / schedule.alpha(t))
+        return float((schedule.sigma(t) / schedule.alpha(t)).detach())
+
+
+class ByBound(Diffusion):
+    """The same network, trained on the variational bound, with a schedule that is learned to lower its variance."""
+
+    # under a learned schedule a time has no meaning that stays, so the network is told the level
+    schedule, predicts, weight = ud.schedule.Learned, ud.prediction.V(label="log-snr"), "bound"
