@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch.distributions import Normal, kl_divergence
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.append(str(ROOT / "benchmarks"))
 
 import generative_models  # noqa: E402
 from generative import logistic  # noqa: E402
