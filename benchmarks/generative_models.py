@@ -154,7 +154,7 @@ def picture(rows: Mapping[str, Images], path: Path) -> None:
         row = image.grid(image.to_array(images[:SHOWN]), columns=SHOWN, padding=2, scale=2)
         axis.imshow(row, cmap="gray", vmin=0, vmax=255)
         axis.set_axis_off()
-        axis.text(-8, 28, name, ha="right", va="center", fontsize=10)
+        axis.text(-8, 28, name.replace(", ", ",\n"), ha="right", va="center", fontsize=10)
     figure.subplots_adjust(left=0.22, right=0.99, top=0.99, bottom=0.01, hspace=0.05)
     figure.savefig(path, dpi=110)
     plt.close(figure)

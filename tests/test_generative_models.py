@@ -5,10 +5,13 @@ import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.distributions import Normal, kl_divergence
+
+from undiffuse.metrics import Classifier
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "benchmarks"))
@@ -176,6 +179,27 @@ def test_a_model_trains_and_samples(name):
     assert images.shape == (3, 1, 28, 28) and images.dtype == torch.uint8
     for values in result.model.bits_per_dim(pictures(5)).values():
         assert values.shape == (5,) and values.isfinite().all() and float(values.min()) > 0
+
+
+@pytest.mark.slow
+def test_the_comparison_runs_and_what_is_there_is_not_done_again(tmp_path, monkeypatch, capsys):
+    data = {"images": pictures(60)[:, 0].numpy(), "labels": np.arange(60) % 10, "split": np.arange(60) % 2}
+    np.savez(tmp_path / "data.npz", **data)
+    Classifier(1, 28, 28, 10).save(tmp_path / "classifier.safetensors")
+    command = ["", "--data", tmp_path / "data.npz", "--runs", tmp_path, "--models", "VAE", "diffusion (ours)"]
+    command += ["--minutes", 0.005, "--repeat-minutes", 0.005, "--seeds", 1, "--n", 12, "--likelihoods", 2]
+    monkeypatch.setattr(sys, "argv", [str(argument) for argument in command])
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)  # it would stay so for other tests
+    generative_models.main()
+    found = (tmp_path / "results-0.005.json").read_text()
+    for row in json.loads(found)["rows"].values():
+        assert row["training"]["steps"] >= 1 and len(row["bits_per_dim"]) == 2 and len(row["repeats"]) == 1
+        assert row["quality"]["n"] == 12 and row["quality"]["frechet"] > 0
+    assert (tmp_path / "comparison.png").is_file()
+    capsys.readouterr()
+    generative_models.main()
+    assert (tmp_path / "results-0.005.json").read_text() == found
+    assert generative_models.table(json.loads(found)) in capsys.readouterr().out
 
 
 def test_the_table_in_the_documentation_is_what_was_measured():

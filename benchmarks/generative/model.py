@@ -65,8 +65,8 @@ def to_bytes(x: Float[Tensor, "batch 1 28 28"]) -> Images:
 
 
 def bits(nats: Float[Tensor, "batch ..."]) -> PerImage:
-    """-log p of whole pictures in nats, (B,) or by pixel, as bits/dimension."""
-    return nats.flatten(1).sum(1) / (PIXELS * math.log(2)) if nats.ndim > 1 else nats / (PIXELS * math.log(2))
+    """-log p in nats, of whole pictures (B,) or of each pixel, as bits/dimension of each picture."""
+    return nats.reshape(len(nats), -1).sum(1) / (PIXELS * math.log(2))
 
 
 def train(model: GenerativeModel, images: Images, cpu_seconds: float, seed: int) -> Trained:
