@@ -15,7 +15,7 @@ from undiffuse.modalities import image
 from undiffuse.pipeline import Pipeline
 from undiffuse.plots import Picture
 
-SAMPLES, IN_HASTE = 128, 64  # held-out ones; before a deadline
+SAMPLES, IN_HASTE = 128, 32  # held-out ones; before a deadline
 SETTINGS = Settings(tolerance=1e-3, exact=False)
 SHOWN = 10  # of the most and of the least likely
 
