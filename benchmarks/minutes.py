@@ -34,7 +34,7 @@ def measured(run: Path, judge: evaluation.Judge, split: Split, n: int) -> dict[s
         model = undiffuse.load(run)
         condition = conditions_in_turn(model, split, n)
         images = evaluation.as_tensor(model.sample(n, seed=0, **condition))
-        found: dict[str, Any] = {"n": n, "distance": judge.distance(images)}
+        found: dict[str, Any] = {"n": n, "distance": judge.distance(images).value}
         if judge.classifier is not None:
             agreement = metrics.label_agreement(judge.classifier, images, condition[str(model.label)])
             found["recognised"] = agreement["share"]

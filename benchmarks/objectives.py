@@ -80,7 +80,7 @@ def measure(run: Path, judge: evaluation.Judge, split: Split, n: int) -> dict[st
         images = evaluation.as_tensor(model.sample(n, seed=0, guidance=scale, **condition))
         assert judge.classifier is not None
         agreement = metrics.label_agreement(judge.classifier, images, condition[str(model.label)])
-        rows.append({"guidance": scale, "recognised": agreement["share"], "distance": judge.distance(images)})
+        rows.append({"guidance": scale, "recognised": agreement["share"], "distance": judge.distance(images).value})
     losses = [line["validation_loss"] for line in read_metrics(run) if "validation_loss" in line]
     return {"n": n, "bound": bound(model, split), "rows": rows, "validation_loss": losses[-1]}
 

@@ -15,6 +15,7 @@ from undiffuse import pipeline, samplers
 from undiffuse.denoiser import BaseDenoiser
 from undiffuse.errors import InputError
 from undiffuse.evaluation import Say, judged
+from undiffuse.evaluation.curves import as_row
 from undiffuse.examples import conditions_in_turn
 from undiffuse.experiment import load_experiment_data
 from undiffuse.judge import Judge
@@ -35,7 +36,7 @@ class Contender(NamedTuple):
 class Comparison:
     """numbers: what compare.json holds. Each of its "rows" has the sampler's "name" as it was given, "sampler", "grid",
     "steps", "evaluations" (calls of the denoiser per sample, the mean), "error" (None where noise is drawn),
-    "frechet_distance" and "seconds" (for all samples).
+    "frechet_distance", "frechet_distance_error" and "seconds" (for all samples).
     """
 
     numbers: dict[str, Any]
@@ -125,7 +126,7 @@ def compare(
                 "steps": contender.steps,
                 "evaluations": evaluations,
                 "error": error,
-                "frechet_distance": round(judge.distance(decoded), 4),
+                **as_row(judge.distance(decoded)),
                 "seconds": round(seconds, 3),
             }
         )

@@ -16,10 +16,11 @@ from undiffuse.data.dataset import turns
 from undiffuse.errors import InputError
 from undiffuse.examples import centred, drawn
 from undiffuse.files import cache_folder
+from undiffuse.metrics import Measurement, statistics
 from undiffuse.metrics import classifier as classifiers
 from undiffuse.metrics import features as networks
-from undiffuse.metrics import statistics
 from undiffuse.metrics.features.base import fingerprint
+from undiffuse.metrics.frechet import measure_frechet_distance
 from undiffuse.metrics.seen import Seen, look
 
 EMBEDDED = "embedded"  # a classifier trained on the data at hand; without labels, pooled pixels
@@ -122,9 +123,9 @@ class Judge:
         """What they see in the training images, or in the first `REFERENCE` of them in a random order."""
         return statistics.reference(self.features, self.shuffled_train[:REFERENCE])
 
-    def distance(self, images: Tensor) -> float:
-        """Frechet distance of images to the real ones."""
-        return metrics.frechet_distance(self.see(images).moments, self.reference.moments)
+    def distance(self, images: Tensor) -> Measurement:
+        """Frechet distance of images to the real ones, with its error."""
+        return measure_frechet_distance(self.see(images), self.reference)[0]
 
     def draws(self, n: int) -> list[Seen]:
         """n real training images, seen: up to four disjoint draws with classes in equal numbers.

@@ -86,6 +86,7 @@ def _samplers(
         raise InputError(f"{beside} exists already: choose another name, or allow overwriting")
     counts = parse_integers("--steps", steps, least=1)
     from undiffuse import comparison, plots
+    from undiffuse.report import value_of
 
     contenders = [comparison.Contender(name, count) for name in split_names(names) for count in counts]
     comparison.check(undiffuse.load(run), contenders, guidance, n)
@@ -105,7 +106,7 @@ def _samplers(
     for row in rows:
         error = "-" if row["error"] is None else f"{row['error']:.4f}"
         counted = (str(row["steps"]), f"{row['evaluations']:g}", error)
-        table.add_row(row["name"], row["grid"], *counted, f"{row['frechet_distance']:.3f}", f"{row['seconds']:.2f}")
+        table.add_row(row["name"], row["grid"], *counted, value_of(row, "frechet_distance"), f"{row['seconds']:.2f}")
     console.print(table)
     console.print(
         f"{n} samples a row, guidance {numbers['guidance']:g}; Frechet distance over "

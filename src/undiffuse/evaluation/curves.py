@@ -11,6 +11,8 @@ from undiffuse import metrics, plots
 from undiffuse.data import Split
 from undiffuse.examples import balanced, centred, conditions_in_turn
 from undiffuse.judge import Judge, as_tensor
+from undiffuse.metrics import Measurement
+from undiffuse.metrics.precision_recall import K
 from undiffuse.modalities import image
 from undiffuse.pipeline import Pipeline
 from undiffuse.plots import Picture
@@ -23,8 +25,18 @@ SWEEP: tuple[tuple[str, Sampler, str, tuple[int, ...]], ...] = (
 )
 CURVE = (1.0, 1.5, 2.0, 3.0, 5.0)  # guidance scales that are measured
 CURVE_FEWEST = 100  # samples a scale, under which precision and recall say little
-CURVE_NEIGHBOUR = 3
 Say = Callable[[str, float], None]
+
+
+def as_row(*measurements: Measurement) -> dict[str, float]:
+    """Values with their errors, as parts of a row: "frechet_distance" and "frechet_distance_error", say."""
+    row = {}
+    for found in measurements:
+        name = "frechet_distance" if found.metric == "fid" else found.metric.replace("-", "_")
+        row[name] = round(found.value, 4)
+        if found.error is not None:
+            row[f"{name}_error"] = round(found.error, 4)
+    return row
 
 
 def timed(model: Pipeline, n: int, condition: dict[str, Any], **how: Any) -> tuple[np.ndarray, float]:
@@ -41,11 +53,11 @@ def of_guidance(
     if n < CURVE_FEWEST:
         return {"n": n, "fewest": CURVE_FEWEST, "rows": []}
     condition = conditions_in_turn(model, split, n)
-    held_out = judge.features(centred(split.held_out, model.shape, balanced(split.held_out, n)))[0]
+    held_out = judge.see(centred(split.held_out, model.shape, balanced(split.held_out, n)))
 
     def measured(images: Tensor) -> dict[str, float]:
-        found = metrics.precision_recall(held_out, judge.features(images)[0], CURVE_NEIGHBOUR)
-        return {name: round(float(found[name]), 4) for name in ("precision", "recall")}
+        found = metrics.measure(judge.see(images), held_out, ["precision", "recall"])
+        return as_row(*found, judge.distance(images))
 
     rows: list[dict[str, Any]] = []
     for scale in CURVE:
@@ -54,20 +66,14 @@ def of_guidance(
         images = as_tensor(samples)
         assert judge.classifier is not None
         agreement = metrics.label_agreement(judge.classifier, images, condition[str(model.label)])
-        rows.append(
-            {
-                "scale": scale,
-                "accuracy": round(agreement["share"], 4),
-                "frechet_distance": round(judge.distance(images), 4),
-                **measured(images),
-                "seconds": round(seconds, 3),
-            }
-        )
-    real = {"frechet_distance": round(float(np.mean(judge.real(n))), 4), **measured(judge.shuffled_train[:n])}
+        share = agreement["share"]
+        accuracy = {"accuracy": round(share, 4), "accuracy_error": round((share * (1 - share) / n) ** 0.5, 4)}
+        rows.append({"scale": scale, **accuracy, **measured(images), "seconds": round(seconds, 3)})
+    real = measured(judge.shuffled_train[:n]) | {"frechet_distance": round(float(np.mean(judge.real(n))), 4)}
     pictures["guidance_curve"] = plots.guidance(rows, real, judge.features.name)
     pictures["guidance_trade"] = plots.trade(rows, real)
     how = {name: model.sampling[name] for name in ("sampler", "grid", "steps")}
-    return {"n": n, "k": CURVE_NEIGHBOUR, "seeds": f"0-{n - 1}", **how, "training": real, "rows": rows}
+    return {"n": n, "k": K, "seeds": f"0-{n - 1}", **how, "training": real, "rows": rows}
 
 
 def of_samplers(
@@ -88,7 +94,7 @@ def of_samplers(
                     "sampler": name,
                     "grid": grid,
                     "evaluations": sampler.evaluations(steps),
-                    "frechet_distance": round(judge.distance(as_tensor(images)), 4),
+                    **as_row(judge.distance(as_tensor(images))),
                     "seconds": round(seconds, 3),
                     "n": n,
                 }

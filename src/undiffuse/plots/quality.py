@@ -5,9 +5,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from undiffuse.plots.style import COLOURS, apart, plain_ticks, style
+from undiffuse.plots.style import apart, plain_ticks, style
+
+
+def with_errors(axis: Axes, rows: Sequence[Mapping[str, Any]], across: str, up: str, **how: Any) -> None:
+    """A line through rows, with bars of one standard error where they have one; without rows, a place in the legend."""
+    points = sorted((row[across], row[up], row.get(f"{up}_error") or 0.0) for row in rows)
+    x, y, error = zip(*points, strict=True) if points else ((), (), ())
+    low = [min(bar, 0.9 * value) if value > 0 else bar for value, bar in zip(y, error, strict=True)]  # a logarithm's
+    bars = [low, error] if any(error) else None
+    axis.errorbar(x, y, yerr=bars, capsize=2, elinewidth=0.9, **how)
 
 
 def quality(rows: Sequence[Mapping[str, Any]], baseline: float, measured: str) -> Figure:
@@ -16,8 +26,8 @@ def quality(rows: Sequence[Mapping[str, Any]], baseline: float, measured: str) -
     axes = figure.subplots(1, 2, sharey=True)
     for axis, key, label in zip(axes, ("evaluations", "seconds"), ("network calls", "seconds"), strict=True):
         for i, sampler in enumerate(dict.fromkeys(row["sampler"] for row in rows)):
-            points = [(row[key], row["frechet_distance"]) for row in rows if row["sampler"] == sampler]
-            axis.plot(*zip(*points, strict=True), markersize=4, label=sampler, **style(i))
+            of_it = [row for row in rows if row["sampler"] == sampler]
+            with_errors(axis, of_it, key, "frechet_distance", label=sampler, markersize=4, **style(i))
         axis.axhline(baseline, color="gray", linestyle="--", linewidth=1, label="real training images")
         axis.set(xlabel=label, xscale="log", yscale="log")
         plain_ticks(axis.xaxis)
@@ -28,26 +38,21 @@ def quality(rows: Sequence[Mapping[str, Any]], baseline: float, measured: str) -
 
 
 def guidance(rows: Sequence[Mapping[str, Any]], real: Mapping[str, float], measured: str) -> Figure:
-    """What guidance gives and takes: shares (accuracy, precision, recall) and Frechet distance against its scale.
+    """What guidance gives and takes: accuracy, precision, recall and Frechet distance against its scale, an axis each.
 
     rows: as `undiffuse.evaluation` has them; real: the same of real training images; measured: the features.
     """
-    figure = Figure(figsize=(9, 3))
-    shares, distance = figure.subplots(1, 2)
+    figure = Figure(figsize=(12, 2.8))
+    keys = ("accuracy", "precision", "recall", "frechet_distance")
     scales = [row["scale"] for row in rows]
-    for i, key in enumerate(("accuracy", "precision", "recall", "frechet_distance")):
-        axis = distance if key == "frechet_distance" else shares
-        axis.plot(scales, [row[key] for row in rows], label=key, markersize=4, **style(i))
+    for i, (axis, key) in enumerate(zip(figure.subplots(1, 4), keys, strict=True)):
+        with_errors(axis, rows, "scale", key, markersize=4, **style(i))
         if key in real:
-            axis.axhline(real[key], color=COLOURS[i], linewidth=0.9, linestyle=":")
-    for axis in (shares, distance):
+            axis.axhline(real[key], color="gray", linewidth=1, linestyle="--")
         axis.set_xticks(scales, [f"{scale:g}" for scale in scales])
         axis.set_xlabel("guidance scale (1 = conditional)")
-        axis.set_title("dotted: real training images", fontsize=9)
-    shares.set(ylabel="share of samples, or of held-out images", ylim=(0, 1.02))
-    shares.legend(fontsize=7)
-    distance.set_ylim(bottom=0)
-    distance.set_ylabel(f"Frechet distance over\n{measured}", fontsize=8)
+        axis.set_title(key.replace("_", " "), fontsize=9)
+    figure.supxlabel(f"over {measured}; bars: one standard error; dashed: real training images", fontsize=8)
     figure.tight_layout()
     return figure
 
@@ -63,10 +68,8 @@ def comparison(rows: Sequence[Mapping[str, Any]], baseline: float, measured: str
     panels = (("evaluations", "error"), ("evaluations", "frechet_distance"), ("seconds", "frechet_distance"))
     for axis, (key, value) in zip(axes, panels, strict=True):
         for i, name in enumerate(dict.fromkeys(row["name"] for row in rows)):
-            points = [(row[key], row[value]) for row in rows if row["name"] == name and row[value] is not None]
-            # a line without points still has its place in the legend
-            drawn = zip(*sorted(points), strict=True) if points else ([], [])
-            axis.plot(*drawn, label=name, markersize=5, linewidth=1.4, **style(i))
+            of_it = [row for row in rows if row["name"] == name and row[value] is not None]
+            with_errors(axis, of_it, key, value, label=name, markersize=5, linewidth=1.4, **style(i))
         if value == "frechet_distance":
             axis.axhline(baseline, color="gray", linewidth=1, label="real training images")
         axis.set(xlabel="network calls" if key == "evaluations" else "seconds", xscale="log", yscale="log")

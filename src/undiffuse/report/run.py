@@ -192,7 +192,7 @@ def _curves(numbers: Mapping[str, Any], pictures: Mapping[str, Drawn]) -> list[s
     if "sweep" in numbers:
         sweep = numbers["sweep"]
         cells = [
-            (r["sampler"], r["grid"], str(r["evaluations"]), f"{r['frechet_distance']:.3f}", f"{r['seconds']:.2f}")
+            (r["sampler"], r["grid"], str(r["evaluations"]), value_of(r, "frechet_distance"), f"{r['seconds']:.2f}")
             for r in sweep["rows"]
         ]
         parts.append(
@@ -237,10 +237,10 @@ def _guidance(curve: Mapping[str, Any], pictures: Mapping[str, Drawn]) -> list[s
         return [note(f"Not measured: it takes {curve['fewest']} samples a scale, and there was room for {curve['n']}.")]
     real, measured = curve["training"], ("accuracy", "precision", "recall", "frechet_distance")
     rows = [
-        (f"{row['scale']:g}", *(f"{row[name]:.3f}" for name in measured), f"{row['seconds']:.2f}")
+        (f"{row['scale']:g}", *(value_of(row, name) for name in measured), f"{row['seconds']:.2f}")
         for row in curve["rows"]
     ]
-    rows.append(("real training images", "", *(f"{real[name]:.3f}" for name in measured[1:]), ""))
+    rows.append(("real training images", "", *(value_of(real, name) for name in measured[1:]), ""))
     return [
         image(pictures["guidance_curve"], "accuracy, precision, recall and Frechet distance against guidance"),
         image(pictures["guidance_trade"], "precision against recall, a point for each guidance scale"),

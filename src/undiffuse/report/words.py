@@ -15,9 +15,10 @@ def protocol(samples: Mapping[str, Any]) -> str:
     )
 
 
-def value_of(row: Mapping[str, Any]) -> str:
-    """A value with its standard error."""
-    return f"{row['value']:.4g}" + ("" if row["error"] is None else f" ± {row['error']:.2g}")
+def value_of(row: Mapping[str, Any], name: str | None = None) -> str:
+    """A value with its standard error: of a measurement, or the one called `name` in a row of several."""
+    value, error = (row["value"], row["error"]) if name is None else (row[name], row.get(f"{name}_error"))
+    return f"{value:.4g}" + ("" if error is None else f" ± {error:.2g}")
 
 
 def rows_of(
