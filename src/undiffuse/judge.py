@@ -77,6 +77,9 @@ class Judge:
             self.reference_key = statistics.data_hash(real)[:16]
         else:
             self.reference = statistics.imported(moments, self.features)
+            d, ours = len(self.reference.moments.mean), len(self.see(self.held_out[:2]).moments.mean)
+            if d != ours:
+                raise InputError(f"{moments} is over {d} features a picture, but there are {ours} {self.features.name}")
             self.reference_name = str(moments)
             self.reference_key = fingerprint(self.reference.moments.mean.numpy().tobytes())[:16]
         order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))
@@ -86,7 +89,7 @@ class Judge:
         self.shuffled_labels = None if label is None else split.train.conditions[label][order]
 
     def _features(self, text: str) -> networks.Features:
-        if text != EMBEDDED:
+        if text != EMBEDDED and not (text == "classifier" and self.classifier is not None):
             return networks.named(text)  # which says the device where it matters, "inception:device=cuda"
         return networks.Pixels() if self.classifier is None else networks.ClassifierFeatures(self.classifier)
 

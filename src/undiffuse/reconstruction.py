@@ -40,7 +40,7 @@ def perceptual(model: Pipeline, names: Sequence[str] | None) -> LPIPS | None:
     asked = [name for name in names or () if name in OF_RESTORATIONS]
     if asked and restored(model) is None:
         raise InputError(
-            f"{', '.join(asked)} compare a sample with its original: this model is not shown the sample made smaller"
+            f"{', '.join(asked)}: samples against their originals, and this model is not shown the sample made smaller"
         )
     return LPIPS(device=model.device) if "lpips" in asked else None
 

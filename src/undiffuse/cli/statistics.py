@@ -19,7 +19,7 @@ def statistics(
     out: Annotated[Path, typer.Option(help="An .npz of mu, sigma and n, as the field shares them.")] = Path(
         "statistics.npz"
     ),
-    features: Annotated[str, typer.Option(help="inception, dinov2, clip, pixels, or a file.")] = "inception",
+    features: Annotated[str, typer.Option(help="inception, dinov2, clip, pixels, embedded, or a file.")] = "inception",
     part: Annotated[str, typer.Option(help="Of the run's data: held-out or train.")] = "held-out",
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -34,15 +34,20 @@ def statistics(
         raise InputError(f"{out} exists already: choose another name, or allow overwriting")
     if part not in PARTS:
         raise unknown("part of the data", part, PARTS)
+    from undiffuse.evaluation import judged
     from undiffuse.examples import centred
     from undiffuse.experiment import load_experiment_data
+    from undiffuse.judge import EMBEDDED, Judge
     from undiffuse.metrics import features as networks
     from undiffuse.metrics import statistics as stored
     from undiffuse.metrics.seen import BATCH, look
 
     model = undiffuse.load(run)
-    network = networks.named(features)
     split = load_experiment_data(run)[1]
+    if features in (EMBEDDED, "classifier"):
+        network = Judge(split, model.shape, judged(model)).features
+    else:
+        network = networks.named(features)
     images = split.held_out if part == "held-out" else split.train
     slices = (slice(first, first + BATCH) for first in range(0, len(images), BATCH))
     with shares("statistics") as say:

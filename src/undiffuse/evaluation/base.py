@@ -180,9 +180,10 @@ def _facts(subject: Subject) -> dict[str, Any]:
     spec, log = pipeline.read_model_spec(subject.run), read_metrics(subject.run)
     split, model = subject.split, subject.model
     return {
-        "run": spec["name"],
+        "run": subject.run.resolve().name,
         "undiffuse": undiffuse.__version__,
         "trained": {
+            "recipe": spec["name"],
             "undiffuse": spec["resolved"]["undiffuse"],
             "data": split.train.name,
             "train_samples": len(split.train),

@@ -64,14 +64,16 @@ def measure(subject: "Subject", names: Sequence[str] | None, pictures: dict[str,
     if asked is None or MEMORISATION in asked:
         found.append(_copying(judge, subject.images[:equal]))
     real = _real(judge, equal, [m.metric for m in found])
-    rows = [_row(measurement, subject) for measurement in found]
+    seeds = {"seeds": f"0-{equal - 1}"}
+    rows = [{**measurement.to_json(), **subject.protocol(), **seeds} for measurement in found]
     classes, why_not = _by_class(samples, judge, [m.metric for m in found])
     if found:
         pictures["measurements"] = plots.measurements([_panel(m, real.get(m.metric, []), samples.name) for m in found])
     return {
         "measurements": rows,
         "real": real,
-        "by_class": [_row(measurement, subject) for measurement in classes],
+        "measured_n": equal,
+        "by_class": [{**measurement.to_json(), **subject.protocol(), **seeds} for measurement in classes],
         "by_class_note": why_not,
         "classes": dict(enumerate(subject.model.classes)),
     }
@@ -97,10 +99,6 @@ def _at_equal_numbers(
     found += metrics.measure(samples, judge.equal_reference(samples.n or 0), balls)
     order = [NUMBERS.get(name, name) for name in names]
     return sorted(found, key=lambda measurement: order.index(NUMBERS[measurement.metric]))
-
-
-def _row(measurement: Measurement, subject: "Subject") -> dict[str, Any]:
-    return {**measurement.to_json(), **subject.protocol()}
 
 
 def _train(judge: Judge, names: Sequence[str] | None) -> Seen | None:
@@ -152,5 +150,5 @@ def _by_class(samples: Seen, judge: Judge, names: Sequence[str]) -> tuple[list[M
 def _panel(measurement: Measurement, draws: Sequence[float], features: str) -> Panel:
     title = measurement.label.replace(f" over {features}", "")
     between = measurement.interval
-    real = (min(draws), max(draws)) if draws else None
+    real = (min(draws), sum(draws) / len(draws), max(draws)) if draws else None
     return Panel(title, [("samples", measurement.value, between)], real)

@@ -141,6 +141,8 @@ class Pipeline:
     def check_guidance(self, guidance: float | None = None, given: Iterable[str] | None = None) -> None:
         """Raises: InputError for guidance where none of the given conditions (by default all) has a null."""
         scale, names = self.scale(guidance, bool(self.parts)), list(self.parts if given is None else given)
+        if not math.isfinite(scale):
+            raise InputError(f"the scale of guidance must be a finite number, not {scale}")
         if scale != 1.0 and not names:
             raise InputError(f"guidance={scale} contrasts a condition with its null, and this model takes no condition")
         if scale != 1.0 and not any(self.parts[name].optional for name in names if name in self.parts):

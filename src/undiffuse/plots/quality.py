@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from undiffuse.plots.style import apart, plain_ticks, style, with_errors
 
@@ -81,12 +82,12 @@ class Panel(NamedTuple):
     """One axis of `measurements`: values of one metric under the same settings.
 
     title: the metric; values: (name, value, 95 % interval or None) each; real: the same metric of real images, (low,
-    high) over their draws, where it is known.
+    mean, high) over their draws, where it is known.
     """
 
     title: str
     values: Sequence[tuple[str, float, tuple[float, float] | None]]
-    real: tuple[float, float] | None = None
+    real: tuple[float, float, float] | None = None
 
 
 def measurements(panels: Sequence[Panel], columns: int = 4) -> Figure:
@@ -103,13 +104,14 @@ def measurements(panels: Sequence[Panel], columns: int = 4) -> Figure:
                 axis.plot(interval, [i, i], color=colour, linewidth=1.4, marker="|", markersize=8)
             axis.plot([value], [i], color=colour, marker=marker, markersize=5, linestyle="", label=name)
         if panel.real is not None:
-            low, high = panel.real
+            low, mean, high = panel.real
             axis.axvspan(low, high, color="#BBBBBB", alpha=0.45, linewidth=0)
-            axis.axvline((low + high) / 2, color="#777777", linewidth=1, linestyle="--")
+            axis.axvline(mean, color="#777777", linewidth=1, linestyle="--")
         axis.set_yticks(range(len(panel.values)), [name for name, *_ in panel.values], fontsize=8)
         axis.set_ylim(len(panel.values) - 0.4, -0.6)
         axis.set_title("\n".join(textwrap.wrap(panel.title, 34)), fontsize=8)
         axis.tick_params(axis="x", labelsize=7)
+        axis.xaxis.set_major_locator(MaxNLocator(4))
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
     figure.tight_layout()

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from undiffuse import plots
+from undiffuse.files import atomic_path
 from undiffuse.plots import Picture
 
 STYLE = """
@@ -50,9 +51,10 @@ def _drawn(picture: Picture) -> Drawn:
 def save(folder: Path, pictures: Mapping[str, Drawn]) -> None:
     """Write each picture by its name into a folder, as PNG; plots as SVG too."""
     for name, picture in pictures.items():
-        (folder / f"{name}.png").write_bytes(picture.png)
-        if picture.svg is not None:
-            (folder / f"{name}.svg").write_bytes(picture.svg)
+        for ending, content in ((".png", picture.png), (".svg", picture.svg)):
+            if content is not None:
+                with atomic_path(folder / f"{name}{ending}") as temporary:
+                    temporary.write_bytes(content)
 
 
 def image(picture: Drawn, alt: str) -> str:

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from undiffuse.errors import InputError
 from undiffuse.evaluation import Evaluation
 from undiffuse.evaluation.base import HELD_OUT_CONDITIONS
-from undiffuse.files import atomic_folder, write_text
+from undiffuse.files import write_text
 from undiffuse.report import html
 from undiffuse.report.html import Drawn, image, note, section, table
-from undiffuse.report.words import likelihood_rows, protocol, rows_of, three_numbers, value_of
+from undiffuse.report.words import few, likelihood_rows, protocol, rows_of, three_numbers, value_of
 
 PICTURES = "pictures"  # the folder in a run for single pictures
 
@@ -39,18 +40,37 @@ def to_html(numbers: Mapping[str, Any], pictures: Mapping[str, Drawn]) -> str:
     return html.page(run, *parts)
 
 
-def write(run: Path, evaluation: Evaluation) -> Path:
-    """Write evaluation.json, report.html and pictures/ into the run folder; returns the report's path.
+def check(run: Path) -> None:
+    """Find out before any work whether the report can be written. Raises: InputError."""
+    if (run / PICTURES).exists() and not (run / PICTURES).is_dir():
+        raise InputError(f"{run / PICTURES} is a file, and pictures go into a folder of that name: move it")
 
-    Each picture is a PNG; plots are SVGs too.
+
+def write(run: Path, evaluation: Evaluation) -> Path:
+    """Write pictures/, report.html and, at last, evaluation.json into the run folder; returns the report's path.
+
+    Each picture is a PNG; plots are SVGs too. Those of the last evaluation that are not drawn again are taken away.
     """
-    write_text(run / "evaluation.json", json.dumps(evaluation.numbers, indent=2) + "\n")
-    pictures = html.drawn(evaluation.pictures)
-    with atomic_folder(run / PICTURES) as folder:
-        html.save(folder, pictures)
+    check(run)
+    pictures, before = html.drawn(evaluation.pictures), _pictures(run)
+    html.save(run / PICTURES, pictures)
     path = run / "report.html"
     write_text(path, to_html(evaluation.numbers, pictures))
+    numbers = {**evaluation.numbers, "pictures": list(pictures)}
+    write_text(run / "evaluation.json", json.dumps(numbers, indent=2) + "\n")
+    for name in before - pictures.keys():
+        for ending in (".png", ".svg"):
+            (run / PICTURES / f"{name}{ending}").unlink(missing_ok=True)
     return path
+
+
+def _pictures(run: Path) -> set[str]:
+    """The names of the pictures that the last evaluation drew."""
+    try:
+        names = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["pictures"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+    return {name for name in names if isinstance(name, str) and name.replace("_", "").isalnum()}
 
 
 def _through(numbers: Mapping[str, Any]) -> str:
@@ -77,12 +97,12 @@ def _measured(numbers: Mapping[str, Any], pictures: Mapping[str, Drawn]) -> list
         table(rows_of(numbers["measurements"], numbers["real"], numbers["features"]), head),
         note(
             f"Over {numbers['features']} where nothing else is said; ± one standard error. Every row: "
-            f"{protocol(numbers['samples'])}."
+            f"{protocol(numbers['samples'])}.{few(numbers)}"
         ),
         image(pictures["measurements"], "each metric with its error bar, and what real images have"),
         note(
             "Points: samples, with 95 % intervals. Grey: real training images, as many, measured in the same way (the "
-            "range of their draws). Each metric has an axis of its own."
+            "range of their draws; dashed: the mean). Each metric has an axis of its own."
         ),
     ]
 
@@ -90,6 +110,7 @@ def _measured(numbers: Mapping[str, Any], pictures: Mapping[str, Drawn]) -> list
 def _facts(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
     trained, samples = numbers["trained"], numbers["samples"]
     return [
+        ("recipe", trained["recipe"]),
         ("data", f"{trained['data']}: {trained['train_samples']:,} training, {trained['held_out_samples']:,} held out"),
         ("files skipped as corrupt", str(trained["skipped_files"])),
         ("training", f"{trained['steps']:,} steps of {trained['batch_size']} samples in {trained['seconds']:.0f} s"),

@@ -14,7 +14,7 @@ from undiffuse.plots import Panel
 from undiffuse.report import html
 from undiffuse.report.html import Drawn, note, section, table
 from undiffuse.report.run import PICTURES
-from undiffuse.report.words import protocol, value_of
+from undiffuse.report.words import protocol, rows_of, value_of
 
 ALIKE = ("n", "reference_n", "reference", "reference_key")  # of a row: what must be equal beside the settings
 # pictures of each run that are shown beside one another, each on its own axes
@@ -76,7 +76,6 @@ class Compared:
         with atomic_folder(out) as folder:
             (folder / "comparison.json").write_text(json.dumps(self.numbers, indent=2) + "\n", encoding="utf-8")
             (folder / "comparison.html").write_text(self.page, encoding="utf-8")
-            (folder / PICTURES).mkdir()
             html.save(folder / PICTURES, self.pictures)
         return out / "comparison.html"
 
@@ -84,21 +83,31 @@ class Compared:
 def read(run: Path) -> dict[str, Any]:
     """The numbers of a run's evaluation. Raises: InputError where there are none, or of an older version."""
     path = run / "evaluation.json"
+    if not (run / "recipe.yaml").is_file():
+        raise InputError(f"{run} is not a run folder (it has no recipe.yaml)")
     if not path.is_file():
         raise InputError(f"{run} has no evaluation.json: undiffuse evaluate {run}")
     try:
         numbers: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        numbers["measurements"], numbers["samples"]["reference"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        protocol(numbers["samples"])
+        for row in rows_of_all(numbers):
+            rows_of([row], numbers["real"], "")
+            [row[name] for name in ALIKE]
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise InputError(f"{path} is damaged, or of an older version: undiffuse evaluate {run}") from error
     return numbers
+
+
+def rows_of_all(numbers: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The measurements of an evaluation, those of likelihood with them."""
+    return [*numbers["measurements"], *numbers.get("likelihood", {}).get("measurements", [])]
 
 
 def groups(evaluations: Mapping[str, Mapping[str, Any]]) -> list[Group]:
     """The measurements of runs, by name, in groups whose values may be compared."""
     found: dict[str, dict[str, dict[str, Mapping[str, Any]]]] = {}
     for name, numbers in evaluations.items():
-        for row in [*numbers["measurements"], *numbers.get("likelihood", {}).get("measurements", [])]:
+        for row in rows_of_all(numbers):
             alike = {**row["settings"], **{name: row[name] for name in ALIKE}}
             found.setdefault(row["metric"], {}).setdefault(json.dumps(alike, sort_keys=True), {})[name] = row
     together = []
@@ -125,7 +134,8 @@ def compare(runs: Sequence[Path]) -> Compared:
     """
     if len(runs) < 2 or len({run.resolve() for run in runs}) < len(runs):
         raise InputError(f"a comparison needs 2 different runs or more, not {', '.join(map(str, runs))}")
-    evaluations = dict(zip(names_of(runs), map(read, runs), strict=True))
+    names = names_of(runs)
+    evaluations = dict(zip(names, map(read, runs), strict=True))
     found = groups(evaluations)
     if not found:
         raise InputError(
@@ -135,7 +145,7 @@ def compare(runs: Sequence[Path]) -> Compared:
     for what in BESIDE:
         for i, run in enumerate(runs):
             path = run / PICTURES / f"{what}.png"
-            if path.is_file():
+            if what in evaluations[names[i]].get("pictures", []) and path.is_file():
                 vector = path.with_suffix(".svg")
                 pictures[f"{what}-{i}"] = Drawn(path.read_bytes(), vector.read_bytes() if vector.is_file() else None)
     numbers = {
@@ -161,7 +171,7 @@ def _panel(group: Group) -> Panel:
         (name, row["value"], None if row["interval"] is None else (row["interval"][0], row["interval"][1]))
         for name, row in group.rows.items()
     ]
-    real = (min(group.real), max(group.real)) if group.real else None
+    real = (min(group.real), sum(group.real) / len(group.real), max(group.real)) if group.real else None
     return Panel(group.title, values, real)
 
 

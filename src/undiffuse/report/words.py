@@ -15,9 +15,24 @@ def protocol(samples: Mapping[str, Any]) -> str:
     )
 
 
+def few(numbers: Mapping[str, Any]) -> str:
+    """A sentence where metrics are of fewer samples than were drawn."""
+    n, drawn = numbers["measured_n"], numbers["samples"]["n"]
+    if n == drawn:
+        return ""
+    return (
+        f" Metrics are of the first {n:,} of {drawn:,} samples: as many as there are held-out images, or training ones."
+    )
+
+
 def value_of(row: Mapping[str, Any], name: str | None = None) -> str:
-    """A value with its standard error: of a measurement, or the one called `name` in a row of several."""
+    """A value with its standard error: of a measurement, or the one called `name` in a row of several.
+
+    A share of 0 or 1 has no spread to tell an error by, but an interval.
+    """
     value, error = (row["value"], row["error"]) if name is None else (row[name], row.get(f"{name}_error"))
+    if name is None and not error and row["interval"] is not None and row["interval"][0] < row["interval"][1]:
+        return f"{value:.4g} ({row['interval'][0]:.3g} to {row['interval'][1]:.3g})"
     return f"{value:.4g}" + ("" if error is None else f" ± {error:.2g}")
 
 
