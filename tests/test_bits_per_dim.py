@@ -12,7 +12,7 @@ from undiffuse import Denoiser, InputError, Pipeline
 from undiffuse.bits_per_dim import BitsPerDim, Settings, measure, merged
 from undiffuse.codecs import Pixels
 from undiffuse.data import Dataset
-from undiffuse.exact import Gaussian
+from undiffuse.exact import Gaussian, Mixture
 from undiffuse.prediction import X0
 from undiffuse.samplers import Adaptive, Heun
 from undiffuse.schedule import Cosine
@@ -23,11 +23,11 @@ SETTINGS = Settings(tolerance=1e-3, exact=False, probes=2, draws=12, chain=2000)
 
 
 class Network(torch.nn.Module):
-    """The exact denoiser of a Gaussian, as a network that predicts x_0."""
+    """An exact denoiser, as a network that predicts x_0."""
 
-    def __init__(self):
+    def __init__(self, exact):
         super().__init__()
-        self.exact = Gaussian(Cosine(), torch.zeros(16).double(), torch.full((16,), STD**2).double())
+        self.exact = exact
 
     def forward(self, x, c_noise):
         return self.exact(x, c_noise.double() / 1000).x0.to(x)
@@ -35,7 +35,8 @@ class Network(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def model():
-    return Pipeline(Denoiser(Network(), Cosine(), X0()), Pixels(), SHAPE)
+    exact = Gaussian(Cosine(), torch.zeros(16).double(), torch.full((16,), STD**2).double())
+    return Pipeline(Denoiser(Network(exact), Cosine(), X0()), Pixels(), SHAPE)
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +100,25 @@ def test_it_is_stored_and_read_and_ranked(whole):
     assert len(curve["rate"]) == 12 and curve["rate"][0] < curve["rate"][-1]
     with pytest.raises(InputError, match="no file of likelihoods"):
         BitsPerDim.from_json({"samples": {}})
+
+
+def test_the_reported_errors_are_those_of_the_estimate():
+    """Of correlated pixels, where probes differ; noise and way are those of the exact divergence, so all else cancels."""
+    root = torch.randn(16, 16, generator=torch.Generator().manual_seed(1)).double() / 4
+    covariance = 0.1 * root @ root.T + 0.02 * torch.eye(16).double()
+    exact = Mixture(Cosine(), torch.ones(1), torch.zeros(1, 16), covariance[None])
+    correlated = Pipeline(Denoiser(Network(exact), Cosine(), X0()), Pixels(), SHAPE)
+    x = exact.draw(80, torch.Generator().manual_seed(2)).view(80, *SHAPE)
+    data = Dataset("correlated", ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
+    settings = Settings("heun", steps=12, exact=False, probes=4, draws=1, chain=2)
+    found = measure(correlated, data, torch.arange(80), settings)
+    true = measure(correlated, data, torch.arange(80), replace(settings, exact=True, probes=1))
+    missed, errors = found.columns["ode"] - true.columns["ode"], found.columns["ode_error"]
+    root_mean_square = float(errors.square().mean().sqrt())
+    assert 0.75 < root_mean_square / float(missed.square().mean().sqrt()) < 1.33
+    reported = found.summary()["ode"]["estimate_error"]
+    assert reported == pytest.approx(root_mean_square / math.sqrt(80), rel=1e-9)
+    assert abs(float(missed.mean())) < 4 * reported
 
 
 def test_one_probe_has_no_known_error(model, data):
