@@ -138,6 +138,8 @@ def compare(
         "guidance": model.scale(guidance, bool(given)),
         "frechet_distance_over": judge.features.name,
         "measured_through": judge.through,
+        "seeds": f"0-{n - 1}",
+        "reference": judge.reference_name,
         "training_to_held_out": round(float(np.mean(judge.real(equal))), 4),
         "reference_steps": REFERENCE_STEPS,
         "rows": rows,

@@ -71,11 +71,14 @@ class Judge:
         labels_seen = None if label is None else split.held_out.conditions[label][:REFERENCE]
         self.reference: Seen
         if moments is None:
-            self.reference = statistics.reference(self.features, self.held_out[:REFERENCE], labels_seen)
-            self.reference_name = f"{len(self.held_out[:REFERENCE]):,} held-out images of {split.held_out.name}"
+            real = self.held_out[:REFERENCE]
+            self.reference = statistics.reference(self.features, real, labels_seen)
+            self.reference_name = f"{len(real):,} held-out images of {split.held_out.name}"
+            self.reference_key = statistics.data_hash(real)[:16]
         else:
             self.reference = statistics.imported(moments, self.features)
             self.reference_name = str(moments)
+            self.reference_key = fingerprint(self.reference.moments.mean.numpy().tobytes())[:16]
         order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))
         if label is not None:  # classes in turn, as the samples have them: other proportions would be further away
             order = order[torch.argsort(turns(split.train.conditions[label][order]), stable=True)]
@@ -122,6 +125,19 @@ class Judge:
     def seen_train(self) -> Seen:
         """What they see in the training images, or in the first `REFERENCE` of them in a random order."""
         return statistics.reference(self.features, self.shuffled_train[:REFERENCE])
+
+    def equal_reference(self, n: int) -> Seen:
+        """n of the real images, or all where they are fewer, classes in turn: balls depend on how many there are.
+
+        Moments that stand for the real images are handed on as they are.
+        """
+        real = self.reference
+        if real.features is None or n >= len(real.features):
+            return real
+        order = torch.randperm(len(real.features), generator=torch.Generator().manual_seed(0))
+        if real.labels is not None:
+            order = order[torch.argsort(turns(real.labels[order]), stable=True)]
+        return real.rows(order[:n])
 
     def distance(self, images: Tensor) -> Measurement:
         """Frechet distance of images to the real ones, with its error."""

@@ -46,12 +46,18 @@ def perceptual(model: Pipeline, names: Sequence[str] | None) -> LPIPS | None:
 
 
 def measure(
-    model: Pipeline, split: Split, condition: dict[str, Tensor], samples: Tensor, eye: LPIPS | None = None
+    model: Pipeline,
+    split: Split,
+    condition: dict[str, Tensor],
+    samples: Tensor,
+    protocol: dict[str, Any],
+    eye: LPIPS | None = None,
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Numbers and a picture for samples uint8 (N, C, H, W) drawn under `examples.conditions_in_turn` for n = N.
 
     The numbers are PSNRs in decibels and, of 11 pixels a side and more, structural similarities: of one sample, of the
-    mean of several, and of bicubic enlargement; and by `eye` LPIPS.
+    mean of several, and of bicubic enlargement; and by `eye` LPIPS. protocol: how
+    the samples were made, which stands beside each.
     """
     name = restored(model)
     assert name is not None
@@ -72,21 +78,21 @@ def measure(
         "condition": name,
         "factor": part.factor,
         "draws": DRAWS,
-        "sample": _compared(samples, truth, eye),
-        f"mean_of_{DRAWS}": _compared(average, truth[:averaged], eye),
-        "bicubic": _compared(bicubic, truth, eye),
-        f"bicubic_of_the_first_{averaged}": _compared(bicubic[:averaged], truth[:averaged], eye),
+        "sample": _compared(samples, truth, protocol, eye),
+        f"mean_of_{DRAWS}": _compared(average, truth[:averaged], protocol, eye),
+        "bicubic": _compared(bicubic, truth, protocol, eye),
+        f"bicubic_of_the_first_{averaged}": _compared(bicubic[:averaged], truth[:averaged], protocol, eye),
     }
     repeated = F.interpolate(small.float(), scale_factor=float(part.factor), mode="nearest").to(torch.uint8)
     rows = [pictures[:SHOWN] for pictures in (repeated, bicubic, samples, average, truth)]
     return numbers, image.grid(image.to_array(torch.cat(rows)), columns=min(n, SHOWN), padding=2)
 
 
-def _compared(images: Tensor, truth: Tensor, eye: LPIPS | None) -> dict[str, Any]:
+def _compared(images: Tensor, truth: Tensor, protocol: dict[str, Any], eye: LPIPS | None) -> dict[str, Any]:
     """PSNR, SSIM and LPIPS of images against the truth, each with its error."""
     found = [metrics.measure_psnr(images, truth)]
     if min(images.shape[-2:]) >= SIZE:
         found.append(metrics.measure_ssim(images, truth))
     if eye is not None:
         found.append(mean_lpips(eye, images, truth))
-    return {measurement.metric: measurement.to_json() for measurement in found}
+    return {measurement.metric: {**measurement.to_json(), **protocol} for measurement in found}

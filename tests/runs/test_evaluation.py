@@ -66,6 +66,7 @@ def test_every_number_carries_how_it_was_measured_and_its_error(result: evaluati
     for row in [*numbers["measurements"], *numbers["by_class"]]:
         assert row.keys() >= PROTOCOL, row["label"]
         assert row["seeds"] == "0-39" and row["evaluations"] == 40 and "359 held-out images" in row["reference"]
+        assert len(row["reference_key"]) == 16
         assert row["error"] is not None and row["error"] >= 0 and row["error_by"], row["label"]
         assert row["settings"]["features"]
     assert {row["n"] for row in numbers["measurements"] if row["metric"] != "real-diversity"} == {40}
@@ -76,11 +77,11 @@ def test_every_number_carries_how_it_was_measured_and_its_error(result: evaluati
 
 def test_the_table_has_every_metric_that_needs_no_published_network(result: evaluation.Evaluation) -> None:
     found = rows_by_metric(result.numbers)
-    assert {*metrics.suite.NUMBERS} - {"fid"} | {"memorisation"} == set(found)
-    assert found["memorisation"]["settings"]["features"] == "pixels"
+    assert {*metrics.suite.NUMBERS} - {"fid"} | {"pixel-memorisation"} == set(found)
+    assert found["pixel-memorisation"]["settings"]["features"] == "pixels"
     judge, numbers = JUDGES[-1], result.numbers
     assert numbers["real"]["frechet-distance"] == pytest.approx(judge.real(40))
-    assert len(numbers["real"]["precision"]) == 4 and "memorisation" not in numbers["real"]
+    assert len(numbers["real"]["precision"]) == 4 and "pixel-memorisation" not in numbers["real"]
 
 
 def test_one_pass_gives_what_the_plain_functions_give(run: Path, result: evaluation.Evaluation) -> None:
@@ -89,20 +90,23 @@ def test_one_pass_gives_what_the_plain_functions_give(run: Path, result: evaluat
     images = evaluation.as_tensor(model.sample(40, seed=0, label=[i % 10 for i in range(40)]))
     features, _ = judge.features(images)
     assert found["frechet-distance"]["value"] == pytest.approx(judge.distance(images).value, rel=1e-6)
-    assert judge.reference.features is not None
-    by_hand = metrics.precision_recall(judge.reference.features, features)
+    real = judge.equal_reference(40)
+    assert real.features is not None and real.labels is not None and len(real.features) == 40
+    assert real.labels.unique(return_counts=True)[1].tolist() == [4] * 10
+    by_hand = metrics.precision_recall(real.features, features)
     assert (found["precision"]["value"], found["recall"]["value"]) == (by_hand["precision"], by_hand["recall"])
     copying = metrics.memorisation(images, judge.train, judge.held_out)
-    assert found["memorisation"]["value"] == pytest.approx(copying["ratio"])
+    assert found["pixel-memorisation"]["value"] == pytest.approx(copying["ratio"])
 
 
-def test_classes_are_left_out_where_they_are_too_small(run: Path, result: evaluation.Evaluation) -> None:
-    assert result.numbers["by_class"] == []  # 4 samples each
+def test_classes_are_left_out_where_they_are_too_small(result: evaluation.Evaluation, monkeypatch) -> None:
+    assert result.numbers["by_class"] == [] and "need 20 pictures" in result.numbers["by_class_note"]  # 4 each
     judge = JUDGES[-1]
     labels = torch.arange(200) % 2
     samples = judge.see(judge.held_out[:200], labels)
-    reference = judge.see(judge.held_out[100:300], labels)
-    rows = measured._by_class(samples, reference, ["precision", "frechet-distance"])
+    monkeypatch.setattr(judge, "reference", judge.see(judge.held_out[100:300], labels))
+    rows, note = measured._by_class(samples, judge, ["precision", "frechet-distance"])
+    assert not note
     assert {(row.metric, row.of) for row in rows} == {(m, c) for m in ("precision", "frechet-distance") for c in (0, 1)}
 
 
@@ -125,13 +129,39 @@ def test_likelihoods_of_samples_are_ranked(result: evaluation.Evaluation) -> Non
     found = result.numbers["likelihood"]
     assert found["n"] == len(found["samples"]) == 12
     assert found["ode"]["bits_per_dim"] == pytest.approx(float(np.mean(found["samples"])), abs=1e-3)
-    assert [row[0] for row in found["rows"]] == ["probability-flow ODE", "continuous bound", "discrete bound"]
+    rows = {row["metric"]: row for row in found["measurements"]}
+    assert list(rows) == ["bits-per-dimension", "continuous-bound", "discrete-bound"]
+    assert rows["bits-per-dimension"]["value"] == pytest.approx(found["ode"]["bits_per_dim"])
+    assert rows["discrete-bound"]["error"] == pytest.approx(found["discrete_bound"]["standard_error"])
+    assert all(row["settings"]["guidance"] == 1 and row["reference_key"] for row in rows.values())
 
 
 def test_levels_are_measured_on_both_parts(result: evaluation.Evaluation) -> None:
     levels = result.numbers["levels"]["rows"]
     assert set(levels) == {"training images", "held-out images"}
     assert all(len(rows) == by_level.LEVELS for rows in levels.values())
+
+
+@pytest.mark.parametrize("names", [["bits-per-dim"], ["bound"]])
+def test_likelihoods_alone(run: Path, hasty: None, names: list[str]) -> None:
+    made = evaluation.evaluate(run, n=4, sweep_n=0, names=names)
+    assert made.numbers["measurements"] == [] and len(made.numbers["likelihood"]["measurements"]) == 3
+    assert "No metric of samples" in report.to_html(made.numbers, html.drawn(made.pictures))
+
+
+def test_fewer_samples_than_classes_are_evaluated(run: Path, hasty: None) -> None:
+    made = evaluation.evaluate(run, n=5, sweep_n=0)
+    assert "frechet-distance" in rows_by_metric(made.numbers)
+    with pytest.raises(InputError, match="2 samples"):
+        evaluation.evaluate(run, n=5, sweep_n=0, names=["diversity"])
+
+
+def test_evaluations_are_counted(run: Path, hasty: None) -> None:
+    for guidance, sampler, least, most in ((0.0, "ddim", 4, 4), (3.0, "ddim", 8, 8), (1.0, "adaptive", 7, 1000)):
+        made = evaluation.evaluate(
+            run, n=4, sweep_n=0, names=["frechet-distance"], guidance=guidance, sampler=sampler, steps=4
+        )
+        assert least <= made.numbers["samples"]["evaluations"] <= most
 
 
 def test_named_metrics_alone(run: Path, hasty: None) -> None:
@@ -228,6 +258,7 @@ def other(written: Path, tmp_path: Path) -> Path:
     """Another evaluated run, whose kernel distance was measured over other features."""
     folder = Path(shutil.copytree(written, tmp_path / "other"))
     numbers = json.loads((folder / "evaluation.json").read_text())
+    numbers["real"]["frechet-distance"] = [5.0, 6.0]
     for row in numbers["measurements"]:
         row["value"] += 0.1
         if row["metric"] == "kid":
@@ -242,6 +273,9 @@ def test_runs_stand_on_one_axis_only_where_they_were_measured_alike(written: Pat
     groups = [group for group in compared.groups if "Kernel" in group.label]
     assert [set(group.rows) for group in groups] == [{"tiny"}, {"other"}]
     assert all("key" in group.differs for group in groups)
+    assert any("Bits per dimension" in group.label for group in compared.groups)
+    frechet = next(group for group in compared.groups if "Frechet" in group.label)
+    assert {5.0, 6.0} < set(frechet.real)  # of both runs
     alike = [group for group in compared.groups if "Kernel" not in group.label]
     assert alike and all(set(group.rows) == {"tiny", "other"} and not group.differs for group in alike)
 
@@ -252,7 +286,7 @@ def test_runs_are_compared_from_the_command_line(call: Any, refused: Any, writte
     assert code == 0, err
     assert set(json.loads(text)["runs"]) == {"tiny", "other"}
     page = (out / "comparison.html").read_text()
-    assert "Samples of other" in page and page.count("data:image/svg") == 1
+    assert "Samples of other" in page and "Loss per noise level of tiny" in page
     assert (out / "pictures" / "measurements.svg").is_file() and (out / "pictures" / "grid-1.png").is_file()
     refused(call("compare", written, other, "--out", out), "exists already")
     assert call("compare", written, other, "--out", out, "--overwrite")[0] == 0
@@ -265,3 +299,13 @@ def test_runs_are_compared_from_the_command_line(call: Any, refused: Any, writte
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").touch()
     refused(call("compare", written, other, "--out", tmp_path / "mine"), "holds other things")
+
+
+def test_runs_against_other_images_of_one_name_stand_apart(written: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(written, tmp_path / "elsewhere"))
+    numbers = json.loads((folder / "evaluation.json").read_text())
+    for row in numbers["measurements"]:
+        row["reference_key"] = "of other pixels"
+    (folder / "evaluation.json").write_text(json.dumps(numbers))
+    groups = [group for group in runs.compare([written, folder]).groups if "Frechet" in group.label]
+    assert len(groups) == 2 and all("reference_key" in group.differs for group in groups)

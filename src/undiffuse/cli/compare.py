@@ -109,8 +109,9 @@ def _samplers(
         table.add_row(row["name"], row["grid"], *counted, value_of(row, "frechet_distance"), f"{row['seconds']:.2f}")
     console.print(table)
     console.print(
-        f"{n} samples a row, guidance {numbers['guidance']:g}; Frechet distance over "
-        f"{numbers['frechet_distance_over']}, real training images at {numbers['training_to_held_out']:.3f}",
+        f"{n} samples a row, seeds {numbers['seeds']}, guidance {numbers['guidance']:g}; Frechet distance over "
+        f"{numbers['frechet_distance_over']} against {numbers['reference']}, ± one standard error, real "
+        f"training images at {numbers['training_to_held_out']:.3f}",
         soft_wrap=True,
     )
     console.print(f"{path}, {beside}", soft_wrap=True)

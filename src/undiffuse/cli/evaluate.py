@@ -54,13 +54,13 @@ def print_three(numbers: dict[str, Any], path: Path) -> None:
 
 def print_all(numbers: dict[str, Any]) -> None:
     """Every measurement with its error, that of real images, and how it was made."""
-    from undiffuse.report import protocol, rows_of
+    from undiffuse.report import likelihood_rows, protocol, rows_of
 
     table = Table("", "value", "real images", "n")
     for name, value, _, real, n, *_ in rows_of(numbers["measurements"], numbers["real"], numbers["features"]):
         table.add_row(name, value, real, n)
-    for what, value, error, n, _ in numbers.get("likelihood", {}).get("rows", []):
-        table.add_row(f"Bits per dimension, {what}", f"{value} ± {error}", "", n)
+    for name, value, _, n, _ in likelihood_rows(numbers["likelihood"]) if "likelihood" in numbers else ():
+        table.add_row(f"{name}, bits per dimension" if "bound" in name else name, value, "", n)
     console.print(table)
     console.print(f"± one standard error; over {numbers['features']} where nothing else is said", soft_wrap=True)
     console.print(protocol(numbers["samples"]), soft_wrap=True)

@@ -15,7 +15,7 @@ from undiffuse.codecs import Pixels
 from undiffuse.data import Split
 from undiffuse.errors import InputError
 from undiffuse.evaluation import by_level, curves, likely, measured, shown
-from undiffuse.evaluation.curves import Say, timed
+from undiffuse.evaluation.curves import Say, Timed, timed
 from undiffuse.examples import conditions_in_turn
 from undiffuse.experiment import load_experiment_data, parameters
 from undiffuse.judge import REFERENCE, Judge, as_tensor
@@ -50,19 +50,12 @@ class Subject:
     judge: Judge
     condition: dict[str, Any]
     images: Tensor
-    seconds: float
+    samples: Timed
 
     @property
     def guidance(self) -> float:
         """The scale of the samples."""
         return float(self.model.sampling["guidance"]) if self.condition else 1.0
-
-    @property
-    def evaluations(self) -> int:
-        """Of the network, a sample."""
-        sampling = self.model.sampling
-        calls = self.model.sampler().evaluations(sampling["steps"])
-        return calls * (1 if self.guidance == 1.0 else 2)
 
     @property
     def labels(self) -> Tensor | None:
@@ -77,10 +70,11 @@ class Subject:
             "sampler": sampling["sampler"],
             "grid": sampling["grid"],
             "steps": sampling["steps"],
-            "evaluations": self.evaluations,
+            "evaluations": self.samples.evaluations,
             "guidance": self.guidance,
             "seeds": f"0-{len(self.images) - 1}",
             "reference": self.judge.reference_name,
+            "reference_key": self.judge.reference_key,
             "undiffuse": undiffuse.__version__,
         }
 
@@ -122,8 +116,8 @@ def evaluate(
     measured.check(names, judge, labelled=judged(model) is not None)
     say(f"{n} samples with guidance", 0.1)
     condition = conditions_in_turn(model, split, n)
-    samples, seconds = timed(model, n, condition)
-    subject = Subject(run, model, split, judge, condition, as_tensor(samples), seconds)
+    samples = timed(model, n, condition)
+    subject = Subject(run, model, split, judge, condition, as_tensor(samples.images), samples)
     evaluation = Evaluation(_facts(subject))
     numbers, pictures = evaluation.numbers, evaluation.pictures
 
@@ -135,15 +129,17 @@ def evaluate(
     numbers |= by_level.measure(model, split, read_metrics(run), pictures)
     if reconstruction.restored(model):
         say("means of several samples for one input", 0.3)
-        found = reconstruction.measure(model, split, subject.condition, subject.images, eye)
-        numbers["reconstruction"], pictures["reconstruction"] = found
+        found, pictures["reconstruction"] = reconstruction.measure(
+            model, split, subject.condition, subject.images, subject.protocol(), eye
+        )
+        numbers["reconstruction"] = found
     say("the forward and the reverse process", 0.4)
     numbers |= _process(subject, pictures)
     say(f"16 pictures by {FULL_STEPS}-step DDPM", 0.5)
     numbers["full_ddpm"] = _full_ddpm(model, split, pictures)
     if not sweep_n:
         return evaluation
-    calls_per_second = subject.evaluations * n / subject.seconds
+    calls_per_second = subject.samples.evaluations * n / subject.samples.seconds
 
     def affordable(calls: int, share: float, least: int) -> int:
         """How many samples of so many calls there is time for: sweep_n at most, and `least` at least."""
@@ -205,7 +201,7 @@ def _facts(subject: Subject) -> dict[str, Any]:
         "samples": {
             "n": len(subject.images),
             **subject.protocol(),
-            "seconds": round(subject.seconds, 2),
+            "seconds": round(subject.samples.seconds, 2),
             **acceleration.facts(model.denoiser, model.device),
         },
     }
@@ -240,6 +236,6 @@ def _process(subject: Subject, pictures: dict[str, Picture]) -> dict[str, Any]:
 
 def _full_ddpm(model: Pipeline, split: Split, pictures: dict[str, Picture]) -> dict[str, Any]:
     how: dict[str, Any] = {"sampler": DDPM(), "grid": "uniform", "steps": FULL_STEPS, "guidance": 1.0}
-    images, seconds = timed(model, 16, conditions_in_turn(model, split, 16), **how)
+    images, seconds, _ = timed(model, 16, conditions_in_turn(model, split, 16), **how)
     pictures["full_ddpm"] = image.grid(images, columns=8, padding=2)
     return {"n": 16, "steps": FULL_STEPS, "guidance": 1.0, "seconds": round(seconds, 2)}

@@ -20,8 +20,7 @@ def measure(
     """The mean squared error of the noise at levels even in log-SNR, and the alarms of the training's log."""
     parts = {"training images": split.train, "held-out images": split.held_out}
     found = {name: loss_by_level(model.denoiser.eval(), _batches(model, part), LEVELS) for name, part in parts.items()}
-    points = {name: [(row["log_snr"], row["loss"]) for row in rows] for name, rows in found.items()}
-    pictures["levels"] = plots.levels(points)
+    pictures["levels"] = plots.levels(found)
     n = " and ".join(f"{int(sum(row['n'] for row in rows))} {name}" for name, rows in found.items())
     note = (
         f"The mean squared error of the noise, {n}, each at one level with noise of its own seed: the same at every "

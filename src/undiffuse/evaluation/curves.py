@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
+import undiffuse
 from undiffuse import metrics, plots
 from undiffuse.data import Split
 from undiffuse.examples import balanced, centred, conditions_in_turn
@@ -39,11 +40,24 @@ def as_row(*measurements: Measurement) -> dict[str, float]:
     return row
 
 
-def timed(model: Pipeline, n: int, condition: dict[str, Any], **how: Any) -> tuple[np.ndarray, float]:
-    """n samples from the seeds 0 to n - 1, and the seconds that they took, without a network's compilation."""
+class Timed(NamedTuple):
+    """Samples, the seconds that they took, and the evaluations of the network for one of them, the mean."""
+
+    images: np.ndarray
+    seconds: float
+    evaluations: float
+
+
+def timed(model: Pipeline, n: int, condition: dict[str, Any], **how: Any) -> Timed:
+    """n samples from the seeds 0 to n - 1, without the time of a network's compilation; evaluations are counted."""
+    rows: list[int] = []
+    counting = model.denoiser.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
     began, warm = time.monotonic(), model.warmup_seconds
-    images = model.sample(n, seed=0, **condition, **how)
-    return images, time.monotonic() - began - (model.warmup_seconds - warm)
+    try:
+        images = model.sample(n, seed=0, **condition, **how)
+    finally:
+        counting.remove()
+    return Timed(images, time.monotonic() - began - (model.warmup_seconds - warm), round(sum(rows) / n, 1))
 
 
 def of_guidance(
@@ -62,18 +76,20 @@ def of_guidance(
     rows: list[dict[str, Any]] = []
     for scale in CURVE:
         say(f"{n} samples with guidance {scale:g}", 0.55)
-        samples, seconds = timed(model, n, condition, guidance=scale)
+        samples, seconds, evaluations = timed(model, n, condition, guidance=scale)
         images = as_tensor(samples)
         assert judge.classifier is not None
         agreement = metrics.label_agreement(judge.classifier, images, condition[str(model.label)])
         share = agreement["share"]
         accuracy = {"accuracy": round(share, 4), "accuracy_error": round((share * (1 - share) / n) ** 0.5, 4)}
-        rows.append({"scale": scale, **accuracy, **measured(images), "seconds": round(seconds, 3)})
+        rows.append(
+            {"scale": scale, **accuracy, **measured(images), "evaluations": evaluations, "seconds": round(seconds, 3)}
+        )
     real = measured(judge.shuffled_train[:n]) | {"frechet_distance": round(float(np.mean(judge.real(n))), 4)}
     pictures["guidance_curve"] = plots.guidance(rows, real, judge.features.name)
     pictures["guidance_trade"] = plots.trade(rows, real)
     how = {name: model.sampling[name] for name in ("sampler", "grid", "steps")}
-    return {"n": n, "k": K, "seeds": f"0-{n - 1}", **how, "training": real, "rows": rows}
+    return {"n": n, "k": K, **how, **_common(judge, n), "training": real, "rows": rows}
 
 
 def of_samplers(
@@ -87,13 +103,14 @@ def of_samplers(
     for name, sampler, grid, counts in SWEEP:
         for steps in counts:
             say(f"{n} samples by {name} in {steps} steps", 0.6 + 0.4 * len(rows) / total)
-            images, seconds = timed(model, n, condition, sampler=sampler, grid=grid, steps=steps, guidance=1.0)
+            how: dict[str, Any] = {"sampler": sampler, "grid": grid, "steps": steps, "guidance": 1.0}
+            images, seconds, evaluations = timed(model, n, condition, **how)
             shown.append(images[:10])
             rows.append(
                 {
                     "sampler": name,
                     "grid": grid,
-                    "evaluations": sampler.evaluations(steps),
+                    "evaluations": evaluations,
                     **as_row(judge.distance(as_tensor(images))),
                     "seconds": round(seconds, 3),
                     "n": n,
@@ -102,4 +119,14 @@ def of_samplers(
     baseline = float(np.mean(judge.real(n)))
     pictures["sweep"] = plots.quality(rows, baseline, judge.features.name)
     pictures["sweep_samples"] = image.grid(np.concatenate(shown), columns=min(10, n), padding=2)
-    return {"n": n, "guidance": 1.0, "training_to_real": round(baseline, 4), "rows": rows}
+    return {"n": n, "guidance": 1.0, **_common(judge, n), "training_to_real": round(baseline, 4), "rows": rows}
+
+
+def _common(judge: Judge, n: int) -> dict[str, str]:
+    """What all rows of a curve have in common."""
+    return {
+        "seeds": f"0-{n - 1}",
+        "features": judge.features.name,
+        "reference": judge.reference_name,
+        "undiffuse": undiffuse.__version__,
+    }

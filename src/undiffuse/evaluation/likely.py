@@ -5,12 +5,16 @@ from typing import Any
 
 import torch
 
+import undiffuse
 from undiffuse import bits_per_dim, plots
 from undiffuse.bits_per_dim import BitsPerDim, Settings
 from undiffuse.data import Split
 from undiffuse.evaluation.measured import OF_MODELS
 from undiffuse.examples import balanced, centred
 from undiffuse.likelihood import rate_distortion
+from undiffuse.metrics import Measurement
+from undiffuse.metrics.measurement import mean
+from undiffuse.metrics.statistics import data_hash
 from undiffuse.modalities import image
 from undiffuse.pipeline import Pipeline
 from undiffuse.plots import Picture
@@ -39,36 +43,31 @@ def measure(
     pictures["extremes"] = image.grid(image.to_array(shown), columns=few, padding=2)
     curve = {name: values.tolist() for name, values in rate_distortion(found.bound())._asdict().items()}
     pictures["rate_distortion"] = plots.rate_distortion(curve)
-    return {"likelihood": _numbers(found, bits, few)}
+    reference = {
+        "reference": f"{len(rows):,} held-out images of {split.held_out.name}",
+        "reference_key": data_hash(centred(split.held_out, model.shape, rows))[:16],
+        "undiffuse": undiffuse.__version__,
+    }
+    return {
+        "likelihood": found.summary()
+        | {
+            "measurements": [{**measurement.to_json(), **reference} for measurement in _measurements(found)],
+            "samples": [round(value, 4) for value in bits],
+            "extremes": f"Above: the {few} most likely of them; below: the {few} least likely, the least at the end.",
+        }
+    }
 
 
-def _numbers(found: BitsPerDim, bits: Sequence[float], few: int) -> dict[str, Any]:
+def _measurements(found: BitsPerDim) -> list[Measurement]:
+    """Bits/dimension by the ODE and by both bounds, with what each was computed by."""
     summary = found.summary()
-    how = {
-        "ode": f"{summary['settings']['sampler']}, {summary['ode']['evaluations']:.0f} evaluations, "
-        f"{summary['settings']['probes']} probe, {summary['settings']['dequantisation']} dequantisation",
-        "continuous_bound": f"{summary['settings']['draws']} levels a sample",
-        "discrete_bound": f"{summary['settings']['draws']} steps a sample of the chain",
+    settings = summary["settings"]
+    common = {"log_snr": round(summary["log_snr"], 4), "guidance": settings["guidance"], "seed": settings["seed"]}
+    of_ode = {name: settings[name] for name in ("sampler", "exact", "probes", "dequantisation")}
+    of_bounds = {"draws": settings["draws"]}
+    kinds = {
+        "ode": ("bits-per-dimension", of_ode),
+        "continuous": ("continuous-bound", of_bounds),
+        "discrete": ("discrete-bound", of_bounds | {"chain": settings["chain"]}),
     }
-    names = {"ode": "probability-flow ODE", "continuous_bound": "continuous bound", "discrete_bound": "discrete bound"}
-    rows = [
-        (name, f"{summary[key]['bits_per_dim']:.3f}", _error(summary[key]), str(summary["n"]), how[key])
-        for key, name in names.items()
-    ]
-    terms = "; ".join(
-        f"{name}: " + ", ".join(f"{term} {value:.3f}" for term, value in summary[key]["terms"].items())
-        for key, name in names.items()
-    )
-    return summary | {
-        "rows": rows,
-        "samples": [round(value, 4) for value in bits],
-        "notes": [
-            f"{summary['n']} held-out samples under their own conditions; errors are over samples. The density is the "
-            f"model's at log-SNR {summary['log_snr']:.2f}. Terms: {terms}."
-        ],
-        "extremes": f"Above: the {few} most likely of them; below: the {few} least likely, the least at the end.",
-    }
-
-
-def _error(found: dict[str, Any]) -> str:
-    return "-" if found["standard_error"] is None else f"{found['standard_error']:.3f}"
+    return [mean(name, found.columns[key], **common, **how) for key, (name, how) in kinds.items()]

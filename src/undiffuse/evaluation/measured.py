@@ -1,6 +1,5 @@
 """The table of metrics: samples against real images, what real images have, and the same by class."""
 
-import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +18,8 @@ if TYPE_CHECKING:
     from undiffuse.evaluation.base import Subject
 
 OF_MODELS = ("bits-per-dim", "bound")  # of the model and held-out samples, and not of samples: `likely`
-COPYING = "memorisation"  # in pixels: it needs no features
-OF_SAMPLES_ALONE = {"label-agreement", "memorisation", "memorisation-ratio", "real-diversity", "suspicious-share"}
+MEMORISATION, BALLS = "memorisation", "precision-recall"
+OF_SAMPLES_ALONE = {"label-agreement", "pixel-memorisation", "memorisation-ratio", "real-diversity", "suspicious-share"}
 BY_CLASS = ("frechet-distance", "precision", "recall", "coverage", "diversity", "label-agreement")
 
 
@@ -54,32 +53,50 @@ def check(names: Sequence[str] | None, judge: Judge, labelled: bool) -> None:
 def measure(subject: "Subject", names: Sequence[str] | None, pictures: dict[str, Picture]) -> dict[str, Any]:
     """Numbers by the names, by default all that the features allow; "measurements" is drawn.
 
-    Each row carries how the samples were made. Samples and real images are compared at equal n, as far as there are so
-    many.
+    Each row carries how the samples were made.
     """
     judge, labels = subject.judge, subject.labels
     equal = min(len(subject.images), len(judge.train), len(judge.held_out))
     samples = judge.see(subject.images[:equal], None if labels is None else labels[:equal])
     asked = None if names is None else _of_samples(names)
     train = _train(judge, asked)
-    found = metrics.measure(samples, judge.reference, asked, train)
-    if asked is None or COPYING in asked:
+    found = _at_equal_numbers(samples, judge, asked, train)
+    if asked is None or MEMORISATION in asked:
         found.append(_copying(judge, subject.images[:equal]))
     real = _real(judge, equal, [m.metric for m in found])
     rows = [_row(measurement, subject) for measurement in found]
-    classes = _by_class(samples, judge.reference, [m.metric for m in found])
+    classes, why_not = _by_class(samples, judge, [m.metric for m in found])
     if found:
         pictures["measurements"] = plots.measurements([_panel(m, real.get(m.metric, []), samples.name) for m in found])
     return {
         "measurements": rows,
         "real": real,
         "by_class": [_row(measurement, subject) for measurement in classes],
+        "by_class_note": why_not,
         "classes": dict(enumerate(subject.model.classes)),
     }
 
 
 def _of_samples(names: Sequence[str]) -> list[str]:
     return [name for name in names if name not in (*OF_MODELS, *OF_RESTORATIONS)]
+
+
+def _at_equal_numbers(
+    samples: Seen, judge: Judge, names: Sequence[str] | None, train: Seen | None = None
+) -> list[Measurement]:
+    """The metrics against all real images, but for those of balls against as many as there are samples.
+
+    A ball is as large as its set is sparse: of n samples among many more real images none but the nearest would be
+    covered, and a perfect model would have a coverage of 1 - (N / (N + n))^k.
+    """
+    if names is None:
+        names = [name for name, metric in METRICS.items() if not metric.lacks(samples, judge.reference, train)]
+    balls = [name for name in names if NUMBERS.get(name, name) == BALLS]
+    others = [name for name in names if name not in balls]
+    found = metrics.measure(samples, judge.reference, others, train)
+    found += metrics.measure(samples, judge.equal_reference(samples.n or 0), balls)
+    order = [NUMBERS.get(name, name) for name in names]
+    return sorted(found, key=lambda measurement: order.index(NUMBERS[measurement.metric]))
 
 
 def _row(measurement: Measurement, subject: "Subject") -> dict[str, Any]:
@@ -91,7 +108,7 @@ def _train(judge: Judge, names: Sequence[str] | None) -> Seen | None:
 
     Through a network of the size of Inception that takes longer than all else, so then only where it is asked for.
     """
-    asked = names is not None and bool({COPYING, "memorisation-ratio", "suspicious-share"} & {*names})
+    asked = names is not None and MEMORISATION in {NUMBERS.get(name, name) for name in names}
     return judge.seen_train() if asked or (names is None and judge.embedded) else None
 
 
@@ -100,8 +117,8 @@ def _copying(judge: Judge, images: Tensor) -> Measurement:
     found = metrics.memorisation(images, judge.train, judge.held_out[:REFERENCE])
     settings = {"features": "pixels", "train_n": found["train_n"]}
     return Measurement(
-        COPYING, found["ratio"], found["ratio_error"], "bootstrap", found["ratio_interval"], found["samples_n"],
-        found["held_out_n"], settings,
+        "pixel-memorisation", found["ratio"], found["ratio_error"], "bootstrap", found["ratio_interval"],
+        found["samples_n"], found["held_out_n"], settings,
     )  # fmt: skip
 
 
@@ -110,7 +127,7 @@ def _real(judge: Judge, n: int, names: Sequence[str]) -> dict[str, list[float]]:
     asked = [name for name in dict.fromkeys(names) if name not in OF_SAMPLES_ALONE]
     values: dict[str, list[float]] = {name: [] for name in asked}
     for draw in judge.draws(n) if asked else []:
-        for measurement in metrics.measure(draw, judge.reference, asked):
+        for measurement in _at_equal_numbers(draw, judge, asked):
             if measurement.metric in values:  # "diversity" is the name of two numbers
                 values[measurement.metric].append(measurement.value)
     if "label-agreement" in names and judge.classifier is not None and judge.classifier.held_out_accuracy is not None:
@@ -118,14 +135,18 @@ def _real(judge: Judge, n: int, names: Sequence[str]) -> dict[str, list[float]]:
     return values
 
 
-def _by_class(samples: Seen, reference: Seen, names: Sequence[str]) -> list[Measurement]:
-    """The metrics of each class alone; none where classes have too few samples for it."""
+def _by_class(samples: Seen, judge: Judge, names: Sequence[str]) -> tuple[list[Measurement], str]:
+    """The metrics of each class alone, and why there are none."""
     asked = [name for name in BY_CLASS if name in names]
-    if samples.labels is None or reference.labels is None or not asked:
-        return []
-    with contextlib.suppress(InputError):
-        return metrics.by_class(samples, reference, asked)
-    return []
+    if samples.labels is None or not asked:
+        return [], ""
+    balls = [name for name in asked if NUMBERS[name] == BALLS]
+    others = [name for name in asked if name not in balls]
+    try:
+        found = metrics.by_class(samples, judge.reference, others) if others else []
+        return [*found, *(metrics.by_class(samples, judge.equal_reference(samples.n or 0), balls) if balls else [])], ""
+    except InputError as error:
+        return [], str(error)
 
 
 def _panel(measurement: Measurement, draws: Sequence[float], features: str) -> Panel:

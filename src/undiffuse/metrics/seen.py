@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float32, Int64, Shaped, UInt8
 from torch import Tensor
 
 from undiffuse.errors import InputError
@@ -70,9 +70,15 @@ class Seen:
         """The pictures of one class alone. Raises: InputError without features and labels."""
         if self.features is None or self.labels is None:
             raise InputError("numbers by class need the features and the labels of every picture")
-        rows = self.labels == label
-        features, scores = self.features[rows], None if self.scores is None else self.scores[rows]
-        return Seen(self.name, self.key, Moments.of(features), features, scores, self.labels[rows], self.is_inception)
+        return self.rows(self.labels == label)
+
+    def rows(self, which: Shaped[Tensor, " chosen"]) -> "Seen":
+        """Some of the pictures alone. Raises: InputError without features."""
+        if self.features is None:
+            raise InputError("some pictures alone need the features of every picture")
+        features = self.features[which]
+        scores, labels = (None if kept is None else kept[which] for kept in (self.scores, self.labels))
+        return Seen(self.name, self.key, Moments.of(features), features, scores, labels, self.is_inception)
 
     def merge(self, other: "Seen") -> "Seen":
         """Both sets in one, this one's pictures first: the parts of a set that several processes looked at.

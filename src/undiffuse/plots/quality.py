@@ -5,19 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from undiffuse.plots.style import apart, plain_ticks, style
-
-
-def with_errors(axis: Axes, rows: Sequence[Mapping[str, Any]], across: str, up: str, **how: Any) -> None:
-    """A line through rows, with bars of one standard error where they have one; without rows, a place in the legend."""
-    points = sorted((row[across], row[up], row.get(f"{up}_error") or 0.0) for row in rows)
-    x, y, error = zip(*points, strict=True) if points else ((), (), ())
-    low = [min(bar, 0.9 * value) if value > 0 else bar for value, bar in zip(y, error, strict=True)]  # a logarithm's
-    bars = [low, error] if any(error) else None
-    axis.errorbar(x, y, yerr=bars, capsize=2, elinewidth=0.9, **how)
+from undiffuse.plots.style import apart, plain_ticks, style, with_errors
 
 
 def quality(rows: Sequence[Mapping[str, Any]], baseline: float, measured: str) -> Figure:

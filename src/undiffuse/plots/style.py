@@ -1,11 +1,12 @@
 """How all figures look: colours that the colour-blind and a printer tell apart, plain ticks, PNG and SVG."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -56,3 +57,12 @@ def apart(values: Sequence[float]) -> list[float]:
         if not kept or value > 1.15 * kept[-1]:
             kept.append(value)
     return kept
+
+
+def with_errors(axis: Axes, rows: Sequence[Mapping[str, Any]], across: str, up: str, **how: Any) -> None:
+    """A line through rows, with bars of one standard error where they have one; without rows, a place in the legend."""
+    points = sorted((row[across], row[up], row.get(f"{up}_error") or 0.0) for row in rows)
+    x, y, error = zip(*points, strict=True) if points else ((), (), ())
+    low = [min(bar, 0.9 * value) if value > 0 else bar for value, bar in zip(y, error, strict=True)]  # a logarithm's
+    bars = [low, error] if any(error) else None
+    axis.errorbar(x, y, yerr=bars, capsize=2, elinewidth=0.9, **how)

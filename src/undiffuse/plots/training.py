@@ -1,11 +1,12 @@
 """The pictures of a training: losses over steps, and over noise levels."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from undiffuse.plots.style import plain_ticks, style
+from undiffuse.plots.style import plain_ticks, style, with_errors
 
 
 def losses(metrics: Sequence[Mapping[str, Any]]) -> Figure:
@@ -22,20 +23,29 @@ def losses(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def levels(named: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
-    """The loss at noise levels, by name: (log-SNR, loss) each; and each over that of the first, whose levels it has."""
+def levels(named: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+    """The loss at noise levels, by name, with its standard errors; and each over that of the first, at its levels.
+
+    Rows are those of `training.loss_by_level`: "log_snr", "loss", "standard_error".
+    """
     figure = Figure(figsize=(9, 2.8))
     loss, ratio = figure.subplots(1, 2)
-    first = dict(next(iter(named.values())))
-    for i, (name, points) in enumerate(named.items()):
-        loss.plot(*zip(*sorted(points), strict=True), label=name, markersize=4, **style(i))
-        over = [(at, value / first[at]) for at, value in sorted(points) if first.get(at)]
-        if over:
-            ratio.plot(*zip(*over, strict=True), label=name, markersize=4, **style(i))
+    name_of_first, rows_of_first = next(iter(named.items()))
+    first = {row["log_snr"]: row["loss"] for row in rows_of_first}
+    for i, (name, rows) in enumerate(named.items()):
+        absolute, relative = [], []
+        for row in rows:
+            error = 0.0 if math.isnan(row["standard_error"]) else row["standard_error"]
+            absolute.append({"log_snr": row["log_snr"], "loss": row["loss"], "loss_error": error})
+            base = first.get(row["log_snr"])
+            if base:
+                relative.append({"log_snr": row["log_snr"], "ratio": row["loss"] / base, "ratio_error": error / base})
+        with_errors(loss, absolute, "log_snr", "loss", label=name, markersize=4, **style(i))
+        with_errors(ratio, relative, "log_snr", "ratio", label=name, markersize=4, **style(i))
     for axis in (loss, ratio):
         axis.set_xlabel("log-SNR (noise at the left, data at the right)")
     loss.set(ylabel="loss", yscale="log")
-    ratio.set_ylabel(f"loss over that of {next(iter(named))}")
+    ratio.set_ylabel(f"loss over that of {name_of_first}")
     loss.legend()
     figure.tight_layout()
     return figure

@@ -11,7 +11,7 @@ from undiffuse.evaluation.base import HELD_OUT_CONDITIONS
 from undiffuse.files import atomic_folder, write_text
 from undiffuse.report import html
 from undiffuse.report.html import Drawn, image, note, section, table
-from undiffuse.report.words import protocol, rows_of, three_numbers, value_of
+from undiffuse.report.words import likelihood_rows, protocol, rows_of, three_numbers, value_of
 
 PICTURES = "pictures"  # the folder in a run for single pictures
 
@@ -56,15 +56,22 @@ def write(run: Path, evaluation: Evaluation) -> Path:
 def _through(numbers: Mapping[str, Any]) -> str:
     near = numbers["grid"] == HELD_OUT_CONDITIONS
     fid = any(row["metric"] == "fid" for row in numbers["measurements"])
-    return (
-        f"Measured through {numbers['measured_through']}, against {numbers['samples']['reference']}. "
+    reference = numbers["samples"]["reference"]
+    unseen = (
         "Neither the model nor what is trained on its data has seen the held-out images."
+        if "held-out images of" in reference
+        else "Real training images stand too low beside it, if it was made of them."
+    )
+    return (
+        f"Measured through {numbers['measured_through']}, against {reference}. {unseen}"
         + ("" if fid else " This is not FID, nor comparable with it.")
         + (" Samples under the conditions of held-out images are nearer to those than others." if near else "")
     )
 
 
 def _measured(numbers: Mapping[str, Any], pictures: Mapping[str, Drawn]) -> list[str]:
+    if not numbers["measurements"]:
+        return [note("No metric of samples was asked for.")]
     head = ("", "value", "95 %", "real training images", "n", "error by", "settings")
     return [
         table(rows_of(numbers["measurements"], numbers["real"], numbers["features"]), head),
@@ -93,9 +100,10 @@ def _facts(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _by_class(numbers: Mapping[str, Any]) -> list[str]:
-    rows = numbers.get("by_class", [])
+    rows = numbers["by_class"]
     if not rows:
-        return []
+        why_not = numbers["by_class_note"]
+        return [section("By class", note(f"Not measured: {why_not}."))] if why_not else []
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     classes = list(dict.fromkeys(row["class"] for row in rows))
     cells = {(row["class"], row["metric"]): row for row in rows}
@@ -176,8 +184,19 @@ def _likelihood(numbers: Mapping[str, Any], pictures: Mapping[str, Drawn]) -> li
     if "likelihood" not in numbers:
         return []
     found = numbers["likelihood"]
-    parts = [table(found["rows"], ("", "bits per dimension", "standard error", "n", "how"))]
-    parts += [note(text) for text in found["notes"]]
+    first = found["measurements"][0]
+    terms = "; ".join(
+        f"{what}: " + ", ".join(f"{term} {value:.3f}" for term, value in found[key]["terms"].items())
+        for key, what in (("ode", "ODE"), ("continuous_bound", "continuous"), ("discrete_bound", "discrete"))
+    )
+    parts = [
+        table(likelihood_rows(found), ("", "bits per dimension", "95 %", "n", "by")),
+        note(
+            f"{first['reference']}, under their own conditions; ± one standard error, over samples; "
+            f"{found['ode']['evaluations']:.0f} evaluations a sample by the ODE. The density is the model's at log-SNR "
+            f"{found['log_snr']:.2f}. Terms: {terms}. undiffuse {first['undiffuse']}."
+        ),
+    ]
     if "likelihoods" in pictures:
         parts.append(image(pictures["likelihoods"], "bits per dimension of single samples"))
     if "extremes" in pictures:
@@ -201,9 +220,10 @@ def _curves(numbers: Mapping[str, Any], pictures: Mapping[str, Drawn]) -> list[s
                 image(pictures["sweep"], "Frechet distance against evaluations and seconds"),
                 table(cells, ("sampler", "grid", "evaluations", "Frechet distance", "seconds")),
                 note(
-                    f"{sweep['n']} samples a row, conditional, guidance {sweep['guidance']}; {sweep['n']} real "
-                    f"training images are at {sweep['training_to_real']:.3f}. "
-                    "So few samples bias a distance upwards: compare within the table."
+                    f"{sweep['n']} samples a row, conditional, guidance {sweep['guidance']}, seeds {sweep['seeds']}; "
+                    f"over {sweep['features']}, against {sweep['reference']}; undiffuse {sweep['undiffuse']}. "
+                    f"{sweep['n']} real training images are at {sweep['training_to_real']:.3f}. "
+                    "± and bars: one standard error. So few samples bias a distance upwards: compare within the table."
                 ),
                 image(pictures["sweep_samples"], "samples of each row of the table"),
                 note("Ten samples of each row, in the table's order, from the same seeds."),
@@ -249,7 +269,8 @@ def _guidance(curve: Mapping[str, Any], pictures: Mapping[str, Drawn]) -> list[s
             f"{curve['n']} samples a row, seeds {curve['seeds']}, by {curve['sampler']} in {curve['steps']} steps on "
             f"the grid {curve['grid']}. Accuracy: the share recognised as the class asked for. Precision: samples "
             f"within reach of a held-out image; recall: held-out images within reach of a sample (reach: the "
-            f"neighbour number {curve['k']}; {curve['n']} held-out images, the same features as the distance)."
+            f"neighbour number {curve['k']}; {curve['n']} held-out images). Over {curve['features']}, the distance "
+            f"against {curve['reference']}; undiffuse {curve['undiffuse']}."
         ),
     ]
 

@@ -7,17 +7,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
-
 from undiffuse import plots
 from undiffuse.errors import InputError
 from undiffuse.files import atomic_folder
-from undiffuse.plots import Panel, Picture
+from undiffuse.plots import Panel
 from undiffuse.report import html
-from undiffuse.report.html import note, section, table
+from undiffuse.report.html import Drawn, note, section, table
 from undiffuse.report.run import PICTURES
 from undiffuse.report.words import protocol, value_of
+
+ALIKE = ("n", "reference_n", "reference", "reference_key")  # of a row: what must be equal beside the settings
+# pictures of each run that are shown beside one another, each on its own axes
+BESIDE = {
+    "grid": "Samples",
+    "levels": "Loss per noise level",
+    "rate_distortion": "Rate and distortion",
+    "likelihoods": "Likelihood of held-out images",
+    "sweep": "Quality against evaluations",
+    "guidance_curve": "What guidance gives and takes",
+    "spectra": "Spectra",
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,7 @@ class Compared:
 
     numbers: dict[str, Any]
     groups: Sequence[Group]
-    pictures: Mapping[str, html.Drawn]
+    pictures: Mapping[str, Drawn]
     page: str
 
     @property
@@ -89,18 +98,17 @@ def groups(evaluations: Mapping[str, Mapping[str, Any]]) -> list[Group]:
     """The measurements of runs, by name, in groups whose values may be compared."""
     found: dict[str, dict[str, dict[str, Mapping[str, Any]]]] = {}
     for name, numbers in evaluations.items():
-        for row in numbers["measurements"]:
-            alike = {**row["settings"], "n": row["n"], "reference_n": row["reference_n"], "reference": row["reference"]}
+        for row in [*numbers["measurements"], *numbers.get("likelihood", {}).get("measurements", [])]:
+            alike = {**row["settings"], **{name: row[name] for name in ALIKE}}
             found.setdefault(row["metric"], {}).setdefault(json.dumps(alike, sort_keys=True), {})[name] = row
     together = []
     for metric, alike in found.items():
         settings = [json.loads(key) for key in alike]
         changing = [key for key in settings[0] if len({json.dumps(each.get(key)) for each in settings}) > 1]
         for each, rows in zip(settings, alike.values(), strict=True):
-            first = next(iter(rows))
             differs = ", ".join(f"{key} {each.get(key)}" for key in changing)
-            real = evaluations[first]["real"].get(metric, [])
-            together.append(Group(rows[first]["label"], rows, real, differs))
+            real = [value for name in rows for value in evaluations[name]["real"].get(metric, [])]
+            together.append(Group(next(iter(rows.values()))["label"], rows, real, differs))
     return together
 
 
@@ -119,9 +127,17 @@ def compare(runs: Sequence[Path]) -> Compared:
         raise InputError(f"a comparison needs 2 different runs or more, not {', '.join(map(str, runs))}")
     evaluations = dict(zip(names_of(runs), map(read, runs), strict=True))
     found = groups(evaluations)
-    figures: dict[str, Picture] = {"measurements": plots.measurements([_panel(group) for group in found])}
-    grids = {name: _grid(run) for name, run in zip(evaluations, runs, strict=True)}
-    figures |= {f"grid-{i}": grid for i, grid in enumerate(grids.values()) if grid is not None}
+    if not found:
+        raise InputError(
+            f"no metric was measured of {' and '.join(map(str, runs))}: evaluate them with other --metrics"
+        )
+    pictures = html.drawn({"measurements": plots.measurements([_panel(group) for group in found])})
+    for what in BESIDE:
+        for i, run in enumerate(runs):
+            path = run / PICTURES / f"{what}.png"
+            if path.is_file():
+                vector = path.with_suffix(".svg")
+                pictures[f"{what}-{i}"] = Drawn(path.read_bytes(), vector.read_bytes() if vector.is_file() else None)
     numbers = {
         "runs": {
             name: {"path": str(run), "trained": of["trained"], "samples": of["samples"]}
@@ -132,8 +148,12 @@ def compare(runs: Sequence[Path]) -> Compared:
             for group in found
         ],
     }
-    compared = Compared(numbers, found, html.drawn(figures), "")
+    compared = Compared(numbers, found, pictures, "")
     return replace(compared, page=_page(evaluations, compared))
+
+
+def _of_run(name: str, picture: Drawn, title: str) -> str:
+    return note(name) + html.image(picture, f"{title} of {name}")
 
 
 def _panel(group: Group) -> Panel:
@@ -143,16 +163,6 @@ def _panel(group: Group) -> Panel:
     ]
     real = (min(group.real), max(group.real)) if group.real else None
     return Panel(group.title, values, real)
-
-
-def _grid(run: Path) -> np.ndarray | None:
-    """The samples that the run's report shows; None where the picture is not there."""
-    try:
-        with Image.open(run / PICTURES / "grid.png") as picture:
-            pixels = np.asarray(picture)
-    except (OSError, UnidentifiedImageError):
-        return None
-    return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 def _page(evaluations: Mapping[str, Mapping[str, Any]], compared: Compared) -> str:
@@ -181,8 +191,8 @@ def _page(evaluations: Mapping[str, Mapping[str, Any]], compared: Compared) -> s
         ),
         section("Runs", table(facts, ("", "data", "steps x batch", "parameters", "prediction", "samples"))),
     ]
-    for i, name in enumerate(names):
-        if f"grid-{i}" in compared.pictures:
-            shown = html.image(compared.pictures[f"grid-{i}"], f"samples of {name}")
-            parts.append(section(f"Samples of {name}", shown))
+    for what, title in BESIDE.items():
+        shown = [(name, f"{what}-{i}") for i, name in enumerate(names) if f"{what}-{i}" in compared.pictures]
+        if shown:
+            parts.append(section(title, *(_of_run(name, compared.pictures[key], title) for name, key in shown)))
     return html.page(" and ".join(names), *parts)

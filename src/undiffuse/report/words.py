@@ -41,6 +41,16 @@ def rows_of(
     return lines
 
 
+def likelihood_rows(likelihood: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """A line a likelihood: its name, value and error, 95 % interval, n, and what it was computed by."""
+    lines: list[tuple[str, ...]] = []
+    for row in likelihood["measurements"]:
+        low_high = "" if row["interval"] is None else f"{row['interval'][0]:.4g} to {row['interval'][1]:.4g}"
+        by = ", ".join(f"{name} {value}" for name, value in row["settings"].items())
+        lines.append((row["label"], value_of(row), low_high, f"{row['n']:,}", by))
+    return lines
+
+
 def three_numbers(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The three that matter, as (value, what it is)."""
     found = {row["metric"]: row for row in numbers["measurements"]}
@@ -55,7 +65,7 @@ def three_numbers(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
                 f"{real:.3g}, {min(draws):.3g} to {max(draws):.3g} over {len(draws)} draws (n = {frechet['n']} each)",
             )
         )
-    if copying := found.get("memorisation"):
+    if copying := found.get("pixel-memorisation"):
         shown.append(
             (
                 f"{copying['value']:.2f}x",
