@@ -50,7 +50,9 @@ def test_the_error_is_its_formula_written_out_in_matrices(centre):
 
     def centred(k: Tensor, pairs: Tensor) -> float:
         rows, columns, mean = ((k * pairs).sum(i) / pairs.sum(i) for i in (1, 0, (0, 1)))
-        return float((k.square() * pairs).sum() / pairs.sum() - rows.square().mean() - columns.square().mean() + mean**2)
+        return float(
+            (k.square() * pairs).sum() / pairs.sum() - rows.square().mean() - columns.square().mean() + mean**2
+        )
 
     sets = kernel(a, a), kernel(b, b), kernel(a, b)
     others = 1 - torch.eye(9).double(), 1 - torch.eye(7).double(), torch.ones(9, 7).double()
