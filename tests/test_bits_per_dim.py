@@ -12,7 +12,7 @@ from undiffuse import Denoiser, InputError, Pipeline
 from undiffuse.bits_per_dim import BitsPerDim, Settings, measure, merged
 from undiffuse.codecs import Pixels
 from undiffuse.data import Dataset
-from undiffuse.exact import Gaussian
+from undiffuse.exact import Gaussian, Mixture
 from undiffuse.prediction import X0
 from undiffuse.samplers import Adaptive, Heun
 from undiffuse.schedule import Cosine
@@ -23,11 +23,11 @@ SETTINGS = Settings(tolerance=1e-3, exact=False, probes=2, draws=12, chain=2000)
 
 
 class Network(torch.nn.Module):
-    """The exact denoiser of a Gaussian, as a network that predicts x_0."""
+    """An exact denoiser, as a network that predicts x_0."""
 
-    def __init__(self):
+    def __init__(self, exact):
         super().__init__()
-        self.exact = Gaussian(Cosine(), torch.zeros(16).double(), torch.full((16,), STD**2).double())
+        self.exact = exact
 
     def forward(self, x, c_noise):
         return self.exact(x, c_noise.double() / 1000).x0.to(x)
@@ -35,7 +35,8 @@ class Network(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def model():
-    return Pipeline(Denoiser(Network(), Cosine(), X0()), Pixels(), SHAPE)
+    exact = Gaussian(Cosine(), torch.zeros(16).double(), torch.full((16,), STD**2).double())
+    return Pipeline(Denoiser(Network(exact), Cosine(), X0()), Pixels(), SHAPE)
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +74,53 @@ def test_shards_are_the_whole_and_batches_change_nothing(model, data, whole):
     assert torch.equal(together.columns["row"], whole.columns["row"])
     with pytest.raises(InputError, match="4 samples come twice"):
         merged([*parts, parts[0]])
-    with pytest.raises(InputError, match="differ in settings"):
+    with pytest.raises(InputError, match=r"differ in seed \(0 and 1\) cannot"):
         merged([parts[0], measure(model, data, torch.tensor([1]), replace(SETTINGS, seed=1))])
     with pytest.raises(InputError, match="nothing to merge"):
         merged([])
+
+
+def shards(model, data, count):
+    """Each of 2 samples, as read from a file."""
+    rows = torch.arange(2 * count)
+    for i in range(count):
+        found = measure(model, data, rows[i::count], replace(SETTINGS, tolerance=0.1, draws=1, probes=1))
+        found = replace(found, about=found.about | {"part": "held-out", "asked": len(rows)}, shard=(i + 1, count))
+        yield BitsPerDim.from_json(json.loads(json.dumps(found.to_json())))
+
+
+def test_shards_of_different_measurements_or_too_few_are_refused(model, data):
+    first, second, third = shards(model, data, 3)
+    assert (first.shard, first.about["part"], first.about["data_n"]) == ((1, 3), "held-out", 60)
+    assert merged([third, first, second]).columns["row"].tolist() == list(range(6))
+    assert merged([third, first, second]).shard == (1, 1)
+    with pytest.raises(InputError, match=r"of 3 shards these are missing: 1/3, 3/3"):
+        merged([second])
+    others = {"weights": "0", "part": "train", "asked": 9, "data_n": 61, "undiffuse": "0.0", "data_hash": "f"}
+    for name, value in others.items():
+        with pytest.raises(InputError, match=rf"differ in {name} \(.* and {value}\) cannot be merged"):
+            merged([first, second, replace(third, about=third.about | {name: value})])
+    with pytest.raises(InputError, match=r"differ in shards \(3 and 2\)"):
+        merged([first, replace(second, shard=(2, 2))])
+
+
+def test_other_weights_are_told_apart(model, data):
+    network = torch.nn.Conv2d(1, 1, 1)
+    about = []
+    for bias in (0.0, 0.1):
+        torch.nn.init.constant_(network.bias, bias)
+        other = Pipeline(Denoiser(Timeless(network), Cosine(), X0()), Pixels(), SHAPE)
+        about.append(measure(other, data, torch.arange(1), Settings("heun", steps=2, draws=1, chain=2)).about)
+    assert about[0].pop("weights") != about[1].pop("weights") and about[0] == about[1]
+
+
+class Timeless(torch.nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x, c_noise):
+        return self.network(x)
 
 
 def test_the_seed_and_the_row_are_all_that_a_sample_draws_by(model, data, whole):
@@ -99,6 +143,31 @@ def test_it_is_stored_and_read_and_ranked(whole):
     assert len(curve["rate"]) == 12 and curve["rate"][0] < curve["rate"][-1]
     with pytest.raises(InputError, match="no file of likelihoods"):
         BitsPerDim.from_json({"samples": {}})
+    for name, value in {"settings": 3, "shard": [1], "weights": None}.items():
+        stored = {**whole.to_json(), name: value}
+        if value is None:
+            del stored[name]
+        with pytest.raises(InputError, match="no file of likelihoods"):
+            BitsPerDim.from_json(stored)
+
+
+def test_the_reported_errors_are_those_of_the_estimate():
+    """Of correlated pixels, where probes differ; all else is as with the exact divergence, and cancels."""
+    root = torch.randn(16, 16, generator=torch.Generator().manual_seed(1)).double() / 4
+    covariance = 0.1 * root @ root.T + 0.02 * torch.eye(16).double()
+    exact = Mixture(Cosine(), torch.ones(1), torch.zeros(1, 16), covariance[None])
+    correlated = Pipeline(Denoiser(Network(exact), Cosine(), X0()), Pixels(), SHAPE)
+    x = exact.draw(80, torch.Generator().manual_seed(2)).view(80, *SHAPE)
+    data = Dataset("correlated", ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
+    settings = Settings("heun", steps=12, exact=False, probes=4, draws=1, chain=2)
+    found = measure(correlated, data, torch.arange(80), settings)
+    true = measure(correlated, data, torch.arange(80), replace(settings, exact=True, probes=1))
+    missed, errors = found.columns["ode"] - true.columns["ode"], found.columns["ode_error"]
+    root_mean_square = float(errors.square().mean().sqrt())
+    assert 0.75 < root_mean_square / float(missed.square().mean().sqrt()) < 1.33
+    reported = found.summary()["ode"]["estimate_error"]
+    assert reported == pytest.approx(root_mean_square / math.sqrt(80), rel=1e-9)
+    assert abs(float(missed.mean())) < 4 * reported
 
 
 def test_one_probe_has_no_known_error(model, data):

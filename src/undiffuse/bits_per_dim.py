@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import undiffuse
 from undiffuse import samplers
 from undiffuse.chain import whole_chain
 from undiffuse.codecs import Pixels
@@ -28,11 +29,14 @@ from undiffuse.likelihood import (
 from undiffuse.likelihood.ode import EXACT_UP_TO, TOLERANCE
 from undiffuse.pipeline import Pipeline
 from undiffuse.samplers import Adaptive, Sampler
+from undiffuse.weights import fingerprint
 
 FIXED_STEPS = 100  # of a sampler without steps of its own
 BATCH = 64  # samples at a time
 BOUNDS_SHARE = 0.2  # of the time, about
 Columns = dict[str, Tensor]  # by name, a row per sample; float64, on the host
+ABOUT = ("data", "data_n", "weights", "undiffuse", "dimensions", "t_min", "log_snr", "settings")
+ASKED = ("part", "asked", "data_hash")  # where it was measured by the command line
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,9 @@ DEFAULT = Settings()
 class BitsPerDim:
     """columns: what was measured of each sample; about: what it was measured of, and how; both ready to be stored.
 
+    about: as `ABOUT` has it, and `ASKED`: the weights by their fingerprint; the data by name, how many they are, which
+    part of a split, how many of it were asked for, and a hash of those. shard: (i, N), the i-th of N parts of them.
+
     Columns (N,), in bits/dimension but for counts: row, of the data; ode, and its terms ode_prior, ode_change and
     dequantisation; ode_error, of the divergence's estimate; evaluations; for bound "continuous" and "discrete" the
     bound, and its terms BOUND_prior and so on; then (N, draws), of the continuous bound: log_snr, by_level (nats) and
@@ -117,6 +124,7 @@ class BitsPerDim:
 
     columns: Columns
     about: dict[str, Any]
+    shard: tuple[int, int] = (1, 1)
 
     def __len__(self) -> int:
         return len(self.columns["row"])
@@ -155,11 +163,11 @@ class BitsPerDim:
         return Bound(prior, reconstruction, *(self.columns[name] for name in ("log_snr", "by_level", "squared_error")))
 
     def to_json(self) -> dict[str, Any]:
-        """The summary, the curve of rate and distortion, and every column."""
+        """The summary, the shard, the curve of rate and distortion, and every column."""
         curve = {name: values.tolist() for name, values in rate_distortion(self.bound())._asdict().items()}
         curve = {name: [None if math.isnan(v) else v for v in values] for name, values in curve.items()}
         columns = {name: _plain(values) for name, values in self.columns.items()}
-        return {**self.summary(), "rate_distortion": curve, "samples": columns}
+        return {**self.summary(), "shard": list(self.shard), "rate_distortion": curve, "samples": columns}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "BitsPerDim":
@@ -168,13 +176,16 @@ class BitsPerDim:
             columns = {
                 name: torch.tensor(_numbers(column), dtype=torch.float64) for name, column in values["samples"].items()
             }
-            about = {name: values[name] for name in ("data", "dimensions", "t_min", "log_snr", "settings")}
-            cls(columns, about).summary()
+            about = {name: values[name] for name in (*ABOUT, *(name for name in ASKED if name in values))}
+            index, count = (int(number) for number in values["shard"])
+            found = cls(columns, about, (index, count))
+            found.summary()
+            _facts(found)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
                 f"this is no file of likelihoods: {' '.join(str(error).split()) or error!r:.80}"
             ) from error
-        return cls(columns, about)
+        return found
 
 
 def _plain(values: Tensor) -> list[Any]:
@@ -189,20 +200,33 @@ def _numbers(column: Sequence[Any]) -> list[Any]:
 def merged(parts: Sequence[BitsPerDim]) -> BitsPerDim:
     """The results of several shards as one, in the order of the data.
 
-    Raises: InputError for none, for parts that were measured otherwise, and for samples that come twice.
+    Raises: InputError for none, for parts that were measured otherwise, for samples that come twice, and for shards
+        that are missing.
     """
     if not parts:
         raise InputError("there is nothing to merge: name one file of likelihoods or more")
+    first, count = _facts(parts[0]), parts[0].shard[1]
     for part in parts[1:]:
-        differing = [name for name in part.about if part.about[name] != parts[0].about.get(name)]
+        facts = _facts(part)
+        differing = [name for name in {**first, **facts} if first.get(name) != facts.get(name)]
         if differing:
-            raise InputError(f"likelihoods that differ in {', '.join(differing)} cannot be merged")
+            both = ", ".join(f"{name} ({first.get(name)} and {facts.get(name)})" for name in differing)
+            raise InputError(f"likelihoods that differ in {both} cannot be merged")
     row = torch.cat([part.columns["row"] for part in parts])
     if len(row.unique()) < len(row):
         raise InputError(f"{len(row) - len(row.unique())} samples come twice: merge shards of one measurement")
+    if missing := sorted({*range(1, count + 1)} - {part.shard[0] for part in parts}):
+        raise InputError(f"of {count} shards these are missing: {', '.join(f'{i}/{count}' for i in missing)}")
     order = row.argsort()
     columns = {name: torch.cat([part.columns[name] for part in parts])[order] for name in parts[0].columns}
     return BitsPerDim(columns, parts[0].about)
+
+
+def _facts(part: BitsPerDim) -> dict[str, Any]:
+    """What must be equal in all shards, each setting by its own name."""
+    facts = {**part.about, **part.about["settings"], "shards": part.shard[1]}
+    del facts["settings"]
+    return facts
 
 
 def check(model: Pipeline, dataset: Dataset) -> None:
@@ -258,6 +282,9 @@ def measure(
     exact = dimensions <= EXACT_UP_TO if settings.exact is None else settings.exact
     about = {
         "data": dataset.name,
+        "data_n": len(dataset),
+        "weights": fingerprint(denoiser),
+        "undiffuse": undiffuse.__version__,
         "dimensions": dimensions,
         "t_min": denoiser.t_min,
         "log_snr": float(denoiser.schedule.log_snr(denoiser.t_min)),

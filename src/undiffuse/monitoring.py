@@ -2,21 +2,23 @@
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from undiffuse import metrics
 from undiffuse.config import VALIDATION_LOSS, Training
 from undiffuse.data import Split
 from undiffuse.errors import InputError
 from undiffuse.examples import conditions_in_turn
-from undiffuse.judge import Judge, as_tensor, is_classified
+from undiffuse.judge import REFERENCE, Judge, as_tensor, is_classified
 from undiffuse.metrics import Classifier
 from undiffuse.metrics.moments import Moments
 from undiffuse.metrics.seen import Seen
-from undiffuse.metrics.suite import NUMBERS
+from undiffuse.metrics.suite import NUMBERS, wanted
 from undiffuse.pipeline import BEST, Pipeline
 from undiffuse.training import Best
 
@@ -46,7 +48,7 @@ class Monitor:
                 f"training.metrics needs at least 2 training and 2 held-out samples, not {len(split.train)} and "
                 f"{len(split.held_out)}: raise data.held_out, or add data"
             )
-        self.numbers = self._try(min(TRIED, len(split.held_out)))
+        self.numbers = self._try(model)
         if (folder / CLASSIFIER).is_file():
             Classifier.load(folder / CLASSIFIER)  # so that a damaged file is found before any work
 
@@ -54,18 +56,29 @@ class Monitor:
     def _classified(self) -> bool:
         return self.label is not None and is_classified(self.shape)
 
-    def _try(self, reference_n: int) -> list[str]:
-        """What is measured, found out on random numbers, before any work."""
-        sides = []
-        for seed, n in enumerate((self.n, reference_n, TRIED)):
-            found = torch.rand(n, 4, generator=torch.Generator().manual_seed(seed))
-            labels = None if self.label is None else torch.arange(n) % 2
-            sides.append(Seen("", "", Moments.of(found), found, found[:, :2] if self._classified else None, labels))
+    def _try(self, model: Pipeline) -> list[str]:
+        """What is measured, found out on random numbers, before any work: under the real labels, then on a few."""
+        held = self.split.held_out
+        asked = self._labels(conditions_in_turn(model, self.split, self.n))
+        real = None if self.label is None else held.conditions[self.label][:REFERENCE]
+        samples, train = (self._made_up(n, seed) for seed, n in enumerate((self.n, TRIED)))
+        reference = self._made_up(min(REFERENCE, len(held)), 2)
+        few = self._made_up(min(TRIED, len(held)), 2)
         try:
-            return [found.metric for found in metrics.measure(sides[0], sides[1], self.names, sides[2])]
+            wanted(self.names, replace(samples, labels=asked), replace(reference, labels=real), train)
+            return [found.metric for found in metrics.measure(samples, few, self.names, train)]
         except InputError as error:
             through = "a classifier of the run's own data" if self._classified else "pixels: there are no classes"
             raise InputError(f"training.metrics, of {self.n} samples through {through}: {error}") from error
+
+    def _made_up(self, n: int, seed: int) -> Seen:
+        """Random numbers, of one class where there are classes."""
+        found = torch.rand(n, 4, generator=torch.Generator().manual_seed(seed))
+        labels = None if self.label is None else torch.zeros(n, dtype=torch.int64)
+        return Seen("", "", Moments.of(found), found, found[:, :2] if self._classified else None, labels)
+
+    def _labels(self, condition: dict[str, Any]) -> Tensor | None:
+        return None if self.label is None else torch.as_tensor(condition[self.label])
 
     @functools.cached_property
     def judge(self) -> Judge:
@@ -82,8 +95,7 @@ class Monitor:
         """A line of the log: each number by its name, its standard error where there is one, and how many samples."""
         condition = conditions_in_turn(model, self.split, self.n)
         pictures = as_tensor(model.sample(self.n, seed=0, **condition))
-        labels = None if self.label is None else torch.as_tensor(condition[self.label])
-        samples, line = self.judge.see(pictures, labels), dict[str, Any]()
+        samples, line = self.judge.see(pictures, self._labels(condition)), dict[str, Any]()
         for found in metrics.measure(samples, self.judge.reference, self.names, self.train):
             line[found.metric] = float(f"{found.value:.6g}")
             if found.error is not None:

@@ -124,6 +124,19 @@ def test_probes_estimate_the_exact_divergence():
     assert_close(estimated.prior, exact.prior, rtol=1e-3, atol=1e-3)  # the way is the same
 
 
+def test_the_reported_error_is_the_spread_over_seeds():
+    """One sample under 200 seeds: neither less nor more, in fixed steps whose error is common to all."""
+    data = mixture(Cosine(), 4)
+    x0 = data.draw(1, torch.Generator().manual_seed(1)).expand(200, -1)
+    times = levels_up(data, 15)
+    found = log_prob(data, x0, range(200), exact=False, probes=4, sampler=Heun(), times=times)
+    spread = float(found.nats.std())
+    assert spread > 0.01
+    assert 0.8 < float(found.standard_error.square().mean().sqrt()) / spread < 1.25
+    exact = log_prob(data, x0[:1], sampler=Heun(), times=times)
+    assert abs(float(found.nats.mean() - exact.nats)) < 4 * spread / math.sqrt(200)
+
+
 class Wrong(Wrapper):
     """An estimate whose v is `factor` times what it should be."""
 

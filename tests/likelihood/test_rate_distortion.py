@@ -5,7 +5,7 @@ import math
 import torch
 
 from undiffuse.exact import Gaussian
-from undiffuse.likelihood import discrete_bound, rate_distortion, variational_bound
+from undiffuse.likelihood import Bound, discrete_bound, rate_distortion, variational_bound
 from undiffuse.noise import NoiseSource
 from undiffuse.schedule import Cosine
 
@@ -33,3 +33,11 @@ def test_of_a_chain_of_steps_it_is_the_same_curve():
     gain = 1 + curve.log_snr.exp() * STD**2
     high = curve.log_snr < math.log(100)  # below, even times are too far apart in log_snr
     assert float((curve.rate - 0.5 * gain.log2())[high].abs().max()) < 0.12
+
+
+def test_the_error_of_the_distortion_is_its_spread_over_repeats():
+    """400 levels of one law are 400 repeats, of 50 samples each."""
+    squared = torch.rand(50, 400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    nothing = torch.zeros(50, dtype=torch.float64)
+    curve = rate_distortion(Bound(nothing, nothing, squared, squared, squared))
+    assert 0.9 < float(curve.distortion_error.mean() / curve.distortion.std()) < 1.1

@@ -7,7 +7,7 @@ import torch
 from seeing import normal, seen
 from undiffuse.errors import InputError
 from undiffuse.metrics import pairwise_distance
-from undiffuse.metrics.diversity import measure_diversity, measure_duplication
+from undiffuse.metrics.diversity import draw_distances, measure_diversity, measure_draw_diversity, measure_duplication
 
 
 @pytest.mark.parametrize("block", [1024, 4], ids=["one block", "many blocks"])
@@ -39,6 +39,32 @@ def test_samples_of_a_condition_beside_real_ones():
     assert whole.value > 90 and whole.settings["within"] == "the set"
     with pytest.raises(InputError, match="there is none"):
         measure_diversity(seen(normal(4, 2), torch.zeros(4).long()), seen(normal(4, 2), torch.ones(4).long()))
+
+
+def test_draws_of_one_condition_pair_by_pair():
+    """Greys 10, 20 and 40 differ by 10, 20 and 30; copies by nothing."""
+    greys = torch.tensor([[10, 20, 40], [7, 7, 7]]).byte()
+    draws = greys[:, :, None, None, None].expand(-1, -1, 3, 4, 5)
+    assert draw_distances(draws).tolist() == [20, 0]
+    found = measure_draw_diversity(draws)
+    assert (found.metric, found.value, found.n, found.settings) == ("draw-diversity", 10, 2, {"draws": 3})
+    assert found.error == pytest.approx(math.sqrt(200) / math.sqrt(2))
+    half = torch.zeros(1, 2, 1, 2, 2).byte()
+    half[0, 0, 0, 0] = 100  # on half of the pixels: a root of a mean square, not a mean
+    assert draw_distances(half).item() == pytest.approx(100 / math.sqrt(2))
+
+
+def test_noise_of_a_known_spread():
+    """Of independent greys of variance s^2 the distance is sqrt(2) s, in any number of draws."""
+    noise = torch.randint(0, 256, (20, 5, 1, 32, 32), generator=torch.Generator().manual_seed(0)).byte()
+    found = measure_draw_diversity(noise)
+    assert found.value == pytest.approx(math.sqrt((256**2 - 1) / 6), rel=0.01) and found.error < 1
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 1, 2, 2), (4, 2, 2, 2), (0, 2, 1, 2, 2)])
+def test_draws_are_several_pictures_of_a_condition(shape):
+    with pytest.raises(InputError, match=r"uint8 \(N, D, C, H, W\) with D >= 2"):
+        draw_distances(torch.zeros(shape, dtype=torch.uint8))
 
 
 def test_doubles_are_seen():

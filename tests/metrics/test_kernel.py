@@ -1,5 +1,6 @@
 """The kernel distance: its definition, pair by pair, and its error, over repeats."""
 
+import math
 import sys
 
 import pytest
@@ -37,6 +38,30 @@ def test_blocks_change_nothing_in_the_error(monkeypatch):
     whole = kernel_distance(a, b)
     monkeypatch.setattr(sys.modules["undiffuse.metrics.kernel"], "BLOCK", 4)
     assert kernel_distance(a, b) == pytest.approx(whole, rel=1e-12)
+
+
+@pytest.mark.parametrize("centre", [0.0, 1.0], ids=["one law", "two laws"])
+def test_the_error_is_its_formula_written_out_in_matrices(centre):
+    """9 and 7 samples, where the second order is large."""
+    a, b = normal(9, 4, centre=centre).double(), normal(7, 4, 1).double()
+
+    def kernel(x: Tensor, y: Tensor) -> Tensor:
+        return (torch.einsum("id,jd->ij", x, y) / 4 + 1) ** 3
+
+    def centred(k: Tensor, pairs: Tensor) -> float:
+        rows, columns, mean = ((k * pairs).sum(i) / pairs.sum(i) for i in (1, 0, (0, 1)))
+        return float(
+            (k.square() * pairs).sum() / pairs.sum() - rows.square().mean() - columns.square().mean() + mean**2
+        )
+
+    sets = kernel(a, a), kernel(b, b), kernel(a, b)
+    others = 1 - torch.eye(9).double(), 1 - torch.eye(7).double(), torch.ones(9, 7).double()
+    second_a, second_b, second_ab = (centred(k, pairs) for k, pairs in zip(sets, others, strict=True))
+    h_a = (sets[0] * others[0]).sum(1) / 8 - sets[2].mean(1)
+    h_b = (sets[1] * others[1]).sum(1) / 6 - sets[2].mean(0)
+    second = 2 * second_a / (9 * 8) + 2 * second_b / (7 * 6) + 4 * second_ab / (9 * 7)
+    first = 4 * float(h_a.var()) / 9 + 4 * float(h_b.var()) / 7
+    assert kernel_distance(a, b)[1] == pytest.approx(math.sqrt(max(first - second, second)), rel=1e-10)
 
 
 @pytest.mark.parametrize(("n", "m", "d", "centre"), [(100, 100, 8, 0.0), (120, 60, 8, 0.5), (60, 90, 32, 0.1)])

@@ -52,13 +52,6 @@ def test_a_mean_has_the_error_of_a_mean():
     assert mean("psnr", values[:1]).error is None
 
 
-def test_only_equal_settings_compare():
-    one = made("kid")
-    assert one.comparable(dataclasses.replace(one, value=3.0, n=5))
-    assert not one.comparable(made("frechet-distance"))
-    assert not one.comparable(dataclasses.replace(one, settings={**one.settings, "key": "other"}))
-
-
 def test_refusals():
     with pytest.raises(InputError, match="not a number: nan"):
         dataclasses.replace(made("kid"), value=float("nan"))

@@ -101,6 +101,13 @@ def test_files_go_there_and_back_with_and_without_a_number(tmp_path):
             attempt()
 
 
+def test_another_ending_is_refused_and_never_replaced(tmp_path):
+    for name in ("moments.v2", "moments", "moments.npy"):
+        with pytest.raises(InputError, match=r"written as \.npz, not as .*moments"):
+            Moments.of(FEATURES).save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
 def test_files_that_hold_no_moments(tmp_path):
     path = tmp_path / "bad.npz"
     bad = {

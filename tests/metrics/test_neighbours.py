@@ -49,6 +49,13 @@ def test_memorisation_tells_copies_from_new_images():
     assert few_copies["suspicious_share"] >= 10 / 60
 
 
+def test_suspicious_is_nearer_than_the_nearest_hundredth_of_what_is_held_out():
+    """Held-out ones at 1, 2, ... 101 from the only training sample: a hundredth is nearer than 2."""
+    train, held_out = torch.zeros(1, 1), torch.arange(1.0, 102)[:, None]
+    samples = torch.tensor([[1.9], [2.1], [1.9], [3.0], [5.0]])
+    assert memorisation(samples, train, held_out)["suspicious_share"] == pytest.approx(2 / 5)
+
+
 def test_the_ratio_has_an_interval_that_repeats_fall_into():
     def clouds(seed: int) -> tuple[Tensor, Tensor, Tensor]:
         return normal(80, 3, 3 * seed), normal(300, 3, 1000), normal(80, 3, 3 * seed + 1)

@@ -12,7 +12,7 @@ from torch.nn import functional
 from seeing import Flat, normal, seen
 from undiffuse.errors import InputError
 from undiffuse.metrics import METRICS, Seen, better, by_class, check, look, measure
-from undiffuse.metrics.suite import NUMBERS
+from undiffuse.metrics.suite import NUMBERS, wanted
 
 LABELS = torch.arange(300) % 3
 
@@ -139,7 +139,6 @@ def test_the_name_fid_is_for_the_features_of_its_paper():
     found = measure(*of_inception, ["fid", "frechet-distance", "kid"])
     assert [one.label for one in found] == ["FID", "KID"]
     assert found[0].value == numbers(samples, real, "frechet-distance")["frechet-distance"]
-    assert not found[0].comparable(measure(samples, real, ["frechet-distance"])[0])
     with pytest.raises(InputError, match="a classifier of the labels"):
         measure(*of_inception, ["label-agreement"])
 
@@ -150,6 +149,16 @@ def test_moments_alone_give_what_they_can():
     assert [one.metric for one in measure(seen(normal(20, 3)), None)] == []
     with pytest.raises(InputError, match="precision-recall cannot be measured without the samples' features"):
         measure(bare, bare, ["recall"])
+
+
+def test_what_no_class_has_twice_is_left_out_and_refused_where_it_is_named():
+    samples = seen(normal(8, 6), torch.arange(8))
+    assert not {"diversity", "real-diversity"} & {one.metric for one in measure(samples, whole(1, n=60))}
+    assert "diversity" in {one.metric for one in measure(replace(samples, labels=None), whole(1, n=60))}
+    for ask in (measure, lambda *sides: wanted([sides[2][0]], *sides[:2])):
+        with pytest.raises(InputError, match="diversity cannot be measured without a class with 2 samples and 2 real"):
+            ask(samples, whole(1), ["real-diversity"])
+    assert wanted(["diversity"], whole(0, n=4), whole(1)) == {"diversity": {"diversity", "real-diversity"}}
 
 
 def test_names():

@@ -22,9 +22,21 @@ def test_it_measures_and_writes_every_sample_and_shards_merge_to_the_same(run, c
         assert call("likelihood", run, *FAST, "--shard", f"{i}/2", "--out", tmp_path / f"{i}.json")[0] == 0
     code, printed, shown = call("likelihood", run, "--merge", tmp_path / "2.json", "--merge", tmp_path / "1.json")
     assert code == 0 and "probability-flow ODE" in shown and "4 samples of digits" in shown
-    code, printed, _ = call("likelihood", run, "--merge", tmp_path / "2.json", "--merge", tmp_path / "1.json", "--json")
+    both = ("--merge", tmp_path / "2.json", "--merge", tmp_path / "1.json")
+    code, printed, _ = call("likelihood", tmp_path / "nowhere", *both, "--n", 9, "--part", "train", "--json")
+    merged = json.loads(printed)
+    facts = ("run", "part", "asked", "data_hash", "weights", "undiffuse", "n", "shard")
+    assert {name: merged[name] for name in facts} == {name: stored[name] for name in facts}
+    assert (merged["part"], merged["asked"], merged["shard"]) == ("held-out", 4, [1, 1])
     for name in ("ode", "continuous_bound", "discrete_bound"):
         assert json.loads(printed)[name]["bits_per_dim"] == pytest.approx(summary[name]["bits_per_dim"], abs=1e-3)
+    refused(call("likelihood", run, "--merge", tmp_path / "2.json"), "of 2 shards these are missing: 1/2")
+    assert call("likelihood", run, *FAST, "--part", "train", "--shard", "1/2", "--out", tmp_path / "3.json")[0] == 0
+    refused(
+        call("likelihood", run, "--merge", tmp_path / "2.json", "--merge", tmp_path / "3.json"),
+        "part (held-out and train)",
+    )
+    refused(call("likelihood", run, *FAST, "--shard", "1/5"), "4 samples cannot be cut into 5 shards")
     refused(call("likelihood", run, "--out", out), "exists", "--overwrite")
     refused(call("likelihood", run, "--merge", tmp_path / "1.json", "--merge", tmp_path / "1.json"), "come twice")
     (tmp_path / "other.json").write_text("{}")

@@ -153,6 +153,7 @@ def test_a_budget_in_minutes_is_one_of_training(tmp_path: Path, monkeypatch) -> 
         (["training.metrics=[frechet-distanze]"], "did you mean 'frechet-distance'"),
         (["training.metrics=[fid]"], "Inception-v3"),
         (["training.metrics=[recall]", "training.metrics_samples=2"], "of 2 samples"),
+        (["training.metrics=[diversity]", "training.metrics_samples=10"], "a class with 2 samples and 2 real ones"),
         (["training.metrics=[label-agreement]", "condition=none"], "a classifier of the labels"),
         (["training.metrics=[recall]", "training.best=precision"], "measured are recall"),
     ],
@@ -161,6 +162,11 @@ def test_what_cannot_be_measured_is_refused_before_any_work(tmp_path: Path, over
     with pytest.raises(InputError, match=words):
         tiny(tmp_path / "run", *overrides)
     assert not (tmp_path / "run").exists()
+
+
+def test_one_sample_more_than_classes_has_a_diversity(tmp_path: Path) -> None:
+    experiment = tiny(tmp_path / "run", "training.metrics=[diversity]", "training.metrics_samples=11")
+    assert experiment.monitor is not None and experiment.monitor.numbers == ["diversity", "real-diversity"]
 
 
 def test_a_classifier_has_no_metrics_of_samples() -> None:

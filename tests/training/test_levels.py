@@ -41,8 +41,9 @@ def test_of_gaussian_data_it_is_what_the_noise_leaves_open(any_schedule):
 
 
 def test_it_is_the_same_at_every_call_and_whatever_the_batches():
+    """30 samples are no multiple of 8 levels."""
     data = gaussian(Cosine())
-    first, second, third = (loss_by_level(data, batches(data, 90, size)) for size in (90, 90, 32))
+    first, second, third = (loss_by_level(data, batches(data, 90, size)) for size in (90, 90, 30))
     assert first == second
     assert_close([row["loss"] for row in third], [row["loss"] for row in first], rtol=1e-12, atol=0)
     with pytest.raises(InputError, match="1 level or more, not 0"):

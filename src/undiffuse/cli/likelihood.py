@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,13 +57,14 @@ def likelihood(
     if n < 1 or batch_size < 1:
         raise InputError(f"--n and --batch-size must be at least 1, not {n} and {batch_size}")
     if merge:
-        result = bits_per_dim.merged([_read(path) for path in merge])
+        files = [_read(path) for path in merge]
+        name, result = files[0][0], bits_per_dim.merged([part for _, part in files])
     else:
         settings = bits_per_dim.Settings(
             sampler, tolerance, steps, exact, probes, dequantisation, draws, chain, guidance, seed
         )
-        result = _measured(run, data, part, n, shard, settings, batch_size)
-    values = {"run": str(run), "undiffuse": undiffuse.__version__, **result.to_json()}
+        name, result = str(run), _measured(run, data, part, n, shard, settings, batch_size)
+    values = {"run": name, **result.to_json()}
     if out is not None:
         write_text(out, json.dumps(values))
     summary = {name: value for name, value in values.items() if name != "samples"}
@@ -79,8 +81,9 @@ def _measured(
 ) -> Any:
     """What is asked for, with a progress bar."""
     from undiffuse import bits_per_dim, config, pipeline
-    from undiffuse.examples import balanced
+    from undiffuse.examples import balanced, centred
     from undiffuse.experiment import load_data, recipe_of
+    from undiffuse.metrics.statistics import data_hash
 
     index, count = _shard(shard)
     model = undiffuse.load(run)
@@ -94,9 +97,13 @@ def _measured(
     dataset = split.held_out if part == "held-out" else split.train
     bits_per_dim.check(model, dataset)
     model.check_guidance(settings.guidance)
-    rows = balanced(dataset, min(n, len(dataset)))[index - 1 :: count]
+    rows = balanced(dataset, min(n, len(dataset)))
+    if count > len(rows):
+        raise InputError(f"{len(rows)} samples cannot be cut into {count} shards")
     with shares("likelihood") as say:
-        return bits_per_dim.measure(model, dataset, rows, settings, say, batch_size)
+        found = bits_per_dim.measure(model, dataset, rows[index - 1 :: count], settings, say, batch_size)
+    asked = {"part": part, "asked": n, "data_hash": data_hash(centred(dataset, model.shape, rows))[:16]}
+    return replace(found, about={**found.about, **asked}, shard=(index, count))
 
 
 def _shard(text: str | None) -> tuple[int, int]:
@@ -107,7 +114,8 @@ def _shard(text: str | None) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> tuple[str, Any]:
+    """The run that a file names, and its likelihoods."""
     from undiffuse.bits_per_dim import BitsPerDim
 
     try:
@@ -115,9 +123,10 @@ def _read(path: Path) -> Any:
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
     try:
-        return BitsPerDim.from_json(values)
+        part = BitsPerDim.from_json(values)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    return str(values.get("run")), part
 
 
 def _show(summary: dict[str, Any]) -> None:
@@ -136,8 +145,10 @@ def _show(summary: dict[str, Any]) -> None:
     if ode["estimate_error"] is not None and not settings["exact"]:
         divergence += f", of error {ode['estimate_error']:.4f}"
     noise = f", {settings['dequantisation']} dequantisation" if settings["dequantisation"] else ""
+    part = f" ({summary['part']})" if "part" in summary else ""
     console.print(
-        f"{summary['n']} samples of {summary['data']}, ± over samples; {ode['evaluations']:.0f} evaluations a sample, "
-        f"{divergence}{noise}; the density at log-SNR {summary['log_snr']:.2f}",
+        f"{summary['n']} samples of {summary['data']}{part}, ± over samples; "
+        f"{ode['evaluations']:.0f} evaluations a sample, {divergence}{noise}; "
+        f"the density at log-SNR {summary['log_snr']:.2f}",
         soft_wrap=True,
     )

@@ -34,7 +34,7 @@ def exact_divergence(v: Sample, x: Sample) -> Float64[Tensor, "batch one"]:
 
 
 def estimated_divergence(v: Sample, x: Sample, probes: Iterable[Sample]) -> Float64[Tensor, "batch probes"]:
-    """e^T (dv/dx) e for each probe e, whose expectation is the divergence where E[e e^T] = 1 (Hutchinson 1990)."""
+    """e^T (dv/dx) e for each probe e, whose expectation is the divergence where E[e e^T] = 1 (Hutchinson 1989)."""
     return torch.stack([along(v, x, probe) for probe in probes], 1)
 
 

@@ -5,7 +5,7 @@ A leaf of the package: tensors in, numbers out. To add a metric, write one file 
 
 from undiffuse.metrics.agreement import label_agreement, wilson_interval
 from undiffuse.metrics.classifier import Classifier
-from undiffuse.metrics.diversity import pairwise_distance
+from undiffuse.metrics.diversity import measure_draw_diversity, pairwise_distance
 from undiffuse.metrics.frechet import frechet_distance
 from undiffuse.metrics.inception_score import inception_score
 from undiffuse.metrics.kernel import kernel_distance
@@ -36,6 +36,7 @@ __all__ = [
     "label_agreement",
     "look",
     "measure",
+    "measure_draw_diversity",
     "measure_psnr",
     "measure_ssim",
     "memorisation",

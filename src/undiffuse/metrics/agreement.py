@@ -8,7 +8,7 @@ from torch import Tensor
 
 from undiffuse.errors import InputError
 from undiffuse.metrics.classifier import Classifier, check_labels
-from undiffuse.metrics.measurement import Measurement
+from undiffuse.metrics.measurement import Measurement, Z
 from undiffuse.metrics.seen import Seen
 
 
@@ -61,8 +61,7 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     """
     if not 0 <= successes <= n or n < 1:
         raise InputError(f"successes must lie in [0, n] with n >= 1, not {successes} of {n}")
-    z = 1.959963984540054
-    share, shrink = successes / n, 1 + z * z / n
-    centre = (share + z * z / (2 * n)) / shrink
-    half = z * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5 / shrink
+    share, shrink = successes / n, 1 + Z * Z / n
+    centre = (share + Z * Z / (2 * n)) / shrink
+    half = Z * (share * (1 - share) / n + Z * Z / (4 * n * n)) ** 0.5 / shrink
     return (centre - half if successes else 0.0), (centre + half if successes < n else 1.0)  # exact at the ends

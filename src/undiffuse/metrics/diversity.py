@@ -1,14 +1,15 @@
 """How different samples are from one another, and whether some are there twice."""
 
+import itertools
 import math
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor
 
 from undiffuse.errors import InputError
 from undiffuse.metrics.agreement import wilson_interval
-from undiffuse.metrics.measurement import Measurement, interval
+from undiffuse.metrics.measurement import Measurement, interval, mean
 from undiffuse.metrics.moments import check_features
 from undiffuse.metrics.neighbours import nearest_other
 from undiffuse.metrics.seen import Seen
@@ -58,6 +59,34 @@ def measure_diversity(samples: Seen, reference: Seen) -> list[Measurement]:
     return [over_classes("diversity", list(ours)), over_classes("real-diversity", list(real))]
 
 
+def has_pairs(samples: Seen, reference: Seen) -> bool:
+    """Whether some class is there twice in both; where either has no labels, whether both are of 2 or more."""
+    if samples.labels is None or reference.labels is None:
+        return all(side.n is None or side.n > 1 for side in (samples, reference))
+    return bool(_twice(samples.labels) & _twice(reference.labels))
+
+
+def draw_distances(draws: UInt8[Tensor, "n draws c h w"]) -> Float64[Tensor, " n"]:
+    """How far apart several pictures of one condition are: the mean over pairs, for each of N conditions.
+
+        mean_{i < j} sqrt(mean over pixels and channels of (x_i - x_j)^2)
+
+    in grey levels; 0 where all draws are one picture.
+
+    Raises: InputError unless draws are uint8 (N, D, C, H, W) with D >= 2.
+    """
+    if draws.dtype != torch.uint8 or draws.ndim != 5 or draws.shape[1] < 2 or not draws.numel():
+        raise InputError(f"draws must be uint8 (N, D, C, H, W) with D >= 2, not {draws.dtype} {tuple(draws.shape)}")
+    x = draws.detach().cpu().flatten(2).double()
+    pairs = [(x[:, i] - x[:, j]).square().mean(1).sqrt() for i, j in itertools.combinations(range(x.shape[1]), 2)]
+    return torch.stack(pairs).mean(0)
+
+
+def measure_draw_diversity(draws: UInt8[Tensor, "n draws c h w"]) -> Measurement:
+    """The mean of `draw_distances`, with its standard error over conditions. Raises: InputError as it does."""
+    return mean("draw-diversity", draw_distances(draws), draws=draws.shape[1])
+
+
 def measure_duplication(samples: Seen, reference: Seen) -> list[Measurement]:
     """The share of samples that have a double among the samples.
 
@@ -78,16 +107,19 @@ def measure_duplication(samples: Seen, reference: Seen) -> list[Measurement]:
 
 def _by_label(samples: Seen, reference: Seen) -> list[tuple[Float[Tensor, "n d"], Float[Tensor, "m d"]]]:
     assert samples.features is not None and reference.features is not None
+    if not has_pairs(samples, reference):
+        raise InputError("diversity needs a class with 2 samples and 2 real ones; there is none")
     if samples.labels is None or reference.labels is None:
         return [(samples.features, reference.features)]
-    parts = [
+    return [
         (samples.features[samples.labels == label], reference.features[reference.labels == label])
-        for label in samples.labels.unique()
+        for label in sorted(_twice(samples.labels) & _twice(reference.labels))
     ]
-    parts = [(a, b) for a, b in parts if min(len(a), len(b)) > 1]
-    if not parts:
-        raise InputError("diversity needs a class with 2 samples and 2 real ones; there is none")
-    return parts
+
+
+def _twice(labels: Int64[Tensor, " n"]) -> set[int]:
+    classes, counts = labels.unique(return_counts=True)
+    return set(classes[counts > 1].tolist())
 
 
 def _sums(rows: Float64[Tensor, "n d"], others: Float64[Tensor, "m d"]) -> Float64[Tensor, " n"]:

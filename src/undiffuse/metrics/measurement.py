@@ -66,10 +66,6 @@ class Measurement:
         words += f" over {over}" if over and not (inception and self.metric in OF_INCEPTION) else ""
         return words if self.of is None else f"{words}, class {self.of}"
 
-    def comparable(self, other: "Measurement") -> bool:
-        """Whether the two may stand on one axis: the same metric under the same settings."""
-        return self.metric == other.metric and dict(self.settings) == dict(other.settings)
-
     def to_json(self) -> dict[str, Any]:
         """Plain numbers and words, for a JSON file."""
         of = {} if self.of is None else {"class": self.of}

@@ -98,14 +98,17 @@ class Moments:
             raise InputError(f"a covariance needs 2 samples or more, not {self.n}")
         return self._mirrored(1 if self.n is None else self.n - 1)
 
-    def save(self, path: str | Path) -> None:
-        """Write an .npz of `mu` and `sigma`, as the field shares them, and `n` where it is known.
+    def save(self, path: str | Path, **more: np.ndarray) -> None:
+        """Write an .npz of `mu` and `sigma`, as the field shares them, `n` where it is known, and more arrays.
 
-        Raises: InputError for fewer than 2 samples, and when the file cannot be written.
+        Raises: InputError for another ending, for fewer than 2 samples, and when the file cannot be written.
         """
+        if Path(path).suffix != ".npz":
+            raise InputError(f"moments are written as .npz, not as {path}")
         known = {} if self.n is None else {"n": np.array(self.n)}
-        with atomic_path(Path(path).with_suffix(".npz")) as temporary:
-            np.savez(temporary, mu=self.mean.numpy(), sigma=self.covariance.numpy(), allow_pickle=False, **known)
+        arrays = {"mu": self.mean.numpy(), "sigma": self.covariance.numpy(), **known, **more}
+        with atomic_path(Path(path)) as temporary:
+            np.savez(temporary, allow_pickle=False, **arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

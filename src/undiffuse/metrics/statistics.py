@@ -5,7 +5,7 @@ import hashlib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from undiffuse.errors import InputError
-from undiffuse.files import atomic_path, cache_folder
+from undiffuse.files import cache_folder
 from undiffuse.metrics.features.base import Features, fingerprint
 from undiffuse.metrics.moments import Moments
 from undiffuse.metrics.seen import BATCH, Seen, look
@@ -81,9 +81,7 @@ def export(seen: Seen, path: str | Path) -> None:
 
     Raises: InputError for another ending than .npz, for fewer than 2 samples, and when the file cannot be written.
     """
-    if Path(path).suffix != ".npz":
-        raise InputError(f"statistics are written as .npz, not as {path}")
-    _save(Path(path), seen, {})
+    _save(Path(path), seen)
 
 
 def imported(path: str | Path, features: Features) -> Seen:
@@ -105,18 +103,13 @@ def imported(path: str | Path, features: Features) -> Seen:
     return Seen(features.name, features.key, moments, is_inception=features.is_inception)
 
 
-def _save(path: Path, seen: Seen, rows: dict[str, Any]) -> None:
-    if seen.n is not None:
-        rows = {"n": np.array(seen.n), **rows}
-    rows = {"mu": seen.moments.mean.numpy(), "sigma": seen.moments.covariance.numpy(), **rows}
-    rows = {"features_name": np.array(seen.name), "key": np.array(seen.key), **rows}
-    with atomic_path(path) as temporary:
-        np.savez(temporary, allow_pickle=False, **rows)
+def _save(path: Path, seen: Seen, **rows: np.ndarray) -> None:
+    seen.moments.save(path, features_name=np.array(seen.name), key=np.array(seen.key), **rows)
 
 
 def _write(path: Path, seen: Seen) -> None:
     kept = {"features": seen.features, "scores": seen.scores}
-    _save(path, seen, {name: rows.numpy() for name, rows in kept.items() if rows is not None})
+    _save(path, seen, **{name: rows.numpy() for name, rows in kept.items() if rows is not None})
 
 
 def _read(path: Path, features: Features, n: int, keep: bool) -> Seen | None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from undiffuse.errors import InputError, unknown
 from undiffuse.metrics.agreement import measure_label_agreement
-from undiffuse.metrics.diversity import measure_diversity, measure_duplication
+from undiffuse.metrics.diversity import has_pairs, measure_diversity, measure_duplication
 from undiffuse.metrics.frechet import measure_frechet_distance
 from undiffuse.metrics.inception_score import measure_inception_score
 from undiffuse.metrics.kernel import measure_kernel_distance
@@ -56,6 +56,7 @@ class Metric:
             "reference": reference is not None,
             "reference features": reference is not None and reference.features is not None,
             "train": train is not None and train.features is not None,
+            "pairs": reference is None or has_pairs(samples, reference),
         }
         return [WORDS[need] for need in self.needs if not there[need]]
 
@@ -68,10 +69,11 @@ WORDS = {
     "reference": "a reference",
     "reference features": "the features of the reference",
     "train": "the features of the training set",
+    "pairs": "a class with 2 samples and 2 real ones",
 }
 BOTH = ("features", "reference features")
 METRICS: dict[str, Metric] = {
-    "diversity": Metric(measure_diversity, {"diversity": None, "real-diversity": None}, BOTH),
+    "diversity": Metric(measure_diversity, {"diversity": None, "real-diversity": None}, (*BOTH, "pairs")),
     "duplication": Metric(measure_duplication, {"duplicate-share": "lower"}, BOTH),
     "frechet-distance": Metric(measure_frechet_distance, {"frechet-distance": "lower", "fid": "lower"}, ("reference",)),
     "inception-score": Metric(measure_inception_score, {"inception-score": "higher"}, ("scores",)),
@@ -109,7 +111,7 @@ def better(name: str) -> Better:
 def wanted(
     names: Sequence[str], samples: Seen, reference: Seen | None, train: Seen | None = None
 ) -> dict[str, set[str]]:
-    """The metrics that `names` ask for, and of each the numbers. The samples may be few: nothing is measured.
+    """The metrics that `names` ask for, and of each the numbers. Nothing is measured, so features may be made up.
 
     Raises: InputError as `measure`.
     """
