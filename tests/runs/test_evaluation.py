@@ -112,7 +112,9 @@ def test_classes_are_left_out_where_they_are_too_small(result: evaluation.Evalua
 
 def test_the_report_is_one_file_with_its_pictures_inside(written: Path, result: evaluation.Evaluation) -> None:
     page = (written / "report.html").read_text()
-    assert json.loads((written / "evaluation.json").read_text()) == json.loads(json.dumps(result.numbers))
+    numbers = json.loads((written / "evaluation.json").read_text())
+    assert numbers.pop("pictures") == list(result.pictures)
+    assert numbers == json.loads(json.dumps(result.numbers))
     assert len(re.findall(r"data:image/(?:png|svg\+xml);base64,", page)) == len(result.pictures) == 19
     assert not re.search(r"(src|href)=\"(?!data:)", page) and "<script" not in page
     assert "This is not FID" in page and "20 samples a row, seeds 0-19, by dpm++ in 20 steps" in page
@@ -164,6 +166,41 @@ def test_evaluations_are_counted(run: Path, hasty: None) -> None:
         assert least <= made.numbers["samples"]["evaluations"] <= most
 
 
+def test_rows_name_the_seeds_that_they_are_of(run: Path, hasty: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are fewer held-out images than samples."""
+    whole = evaluation.Judge
+
+    def fewer(split: Any, *arguments: Any, **named: Any) -> evaluation.Judge:
+        return whole(type(split)(split.train, split.held_out.subset(torch.arange(15))), *arguments, **named)
+
+    monkeypatch.setattr(base, "Judge", fewer)
+    made = evaluation.evaluate(run, n=20, sweep_n=0, names=["frechet-distance"], features="pixels")
+    row = rows_by_metric(made.numbers)["frechet-distance"]
+    assert row["n"] == 15 and row["seeds"] == "0-14"
+    assert "first 15 of 20 samples" in report.to_html(made.numbers, html.drawn(made.pictures))
+
+
+def test_what_lies_in_the_folder_of_pictures_stays(own_run: Path, hasty: None, call: Any, refused: Any) -> None:
+    (own_run / "pictures").write_text("mine")
+    refused(call("evaluate", own_run, "--n", 4, "--sweep-n", 0), "pictures is a file")
+    (own_run / "pictures").unlink()
+    (own_run / "pictures").mkdir()
+    (own_run / "pictures" / "mine.txt").write_text("mine")
+    options = ["--n", 4, "--sweep-n", 0, "--features", "pixels"]
+    assert call("evaluate", own_run, *options, "--metrics", "kid,bound")[0] == 0
+    assert (own_run / "pictures" / "likelihoods.svg").is_file()
+    assert call("evaluate", own_run, *options, "--metrics", "kid")[0] == 0
+    assert (own_run / "pictures" / "mine.txt").read_text() == "mine"
+    assert not (own_run / "pictures" / "likelihoods.svg").exists()  # of the evaluation before
+
+
+def test_a_share_of_nothing_has_an_interval() -> None:
+    row = {"value": 0.0, "error": 0.0, "interval": [0.0, 0.031]}
+    assert report.value_of(row) == "0 (0 to 0.031)"
+    assert report.value_of(row | {"value": 0.5, "error": 0.1}) == "0.5 ± 0.1"
+    assert report.value_of({"precision": 0.5, "precision_error": 0.1}, "precision") == "0.5 ± 0.1"
+
+
 def test_named_metrics_alone(run: Path, hasty: None) -> None:
     made = evaluation.evaluate(run, n=20, sweep_n=0, names=["recall", "kid"], features="pixels")
     assert [row["metric"] for row in made.numbers["measurements"]] == ["recall", "kid"]
@@ -208,6 +245,14 @@ def test_statistics_of_a_run_are_written_and_measured_against(
     refused(call("statistics", run, "--features", "pixels", "--out", out), "exists already")
     refused(call("statistics", run, "--features", "pixel"), "did you mean 'pixels'")
     refused(call("evaluate", run, "--features", "pixels:side=4", "--reference", out), "over other features")
+    np.savez(tmp_path / "five.npz", mu=np.zeros(5), sigma=np.eye(5))
+    refused(
+        call("evaluate", run, "--features", "pixels", "--reference", tmp_path / "five.npz"), "five.npz", "64 pooled"
+    )
+    assert call("statistics", run, "--features", "embedded", "--out", tmp_path / "own.npz")[0] == 0
+    own = ["--reference", tmp_path / "own.npz", "--metrics", "frechet-distance", "--sweep-n", 0, "--n", 4]
+    assert call("evaluate", run, *own)[0] == 0
+    refused(call("evaluate", run, "--guidance", "nan"), "finite number, not nan")
 
 
 def test_a_classifier_is_trained_once_for_all_runs_on_the_same_data(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,6 +339,11 @@ def test_runs_are_compared_from_the_command_line(call: Any, refused: Any, writte
     refused(call("compare", written), "2 different runs")
     refused(call("compare", written, other, "--steps", "5"), "are of --samplers")
     refused(call("compare", written, other, "--samplers", "ddim"), "samplers of one run, not of 2")
+    refused(call("compare", written, tmp_path / "nowhere"), "nowhere is not a run folder")
+    numbers = json.loads((other / "evaluation.json").read_text())
+    numbers["measurements"][0]["value"] = "x"
+    (other / "evaluation.json").write_text(json.dumps(numbers))
+    refused(call("compare", written, other, "--out", tmp_path / "again"), "evaluation.json is damaged")
     (other / "evaluation.json").unlink()
     refused(call("compare", written, other, "--out", tmp_path / "again"), "undiffuse evaluate")
     (tmp_path / "mine").mkdir()

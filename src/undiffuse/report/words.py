@@ -20,9 +20,7 @@ def few(numbers: Mapping[str, Any]) -> str:
     n, drawn = numbers["measured_n"], numbers["samples"]["n"]
     if n == drawn:
         return ""
-    return (
-        f" Metrics are of the first {n:,} of {drawn:,} samples: as many as there are held-out images, or training ones."
-    )
+    return f" Metrics are of the first {n:,} of {drawn:,} samples: there are no more held-out images, or training ones."
 
 
 def value_of(row: Mapping[str, Any], name: str | None = None) -> str:
