@@ -129,6 +129,10 @@ class Judge:
         """What they see in the training images, or in the first `REFERENCE` of them in a random order."""
         return statistics.reference(self.features, self.shuffled_train[:REFERENCE])
 
+    def equal(self, n: int) -> int:
+        """n, or how many real images there are of either part to compare samples with, where they are fewer."""
+        return min(n, len(self.train), len(self.held_out))
+
     def equal_reference(self, n: int) -> Seen:
         """n of the real images, or all where they are fewer, classes in turn: balls depend on how many there are.
 

@@ -1,6 +1,7 @@
 """The table of metrics: samples against real images, what real images have, and the same by class."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,13 +42,14 @@ def features(names: Sequence[str] | None, given: str | None) -> str:
     return "inception" if names and "fid" in names else EMBEDDED
 
 
-def check(names: Sequence[str] | None, judge: Judge, labelled: bool) -> None:
-    """Find out before any sampling whether these can be measured. Raises: InputError."""
-    asked = _of_samples(names or ())
-    few = judge.held_out[:2]
-    labels = torch.zeros(len(few), dtype=torch.int64) if labelled else None
-    seen = judge.see(few, labels)
-    wanted(asked, seen, judge.reference, seen)
+def check(names: Sequence[str] | None, judge: Judge, n: int, labels: Tensor | None) -> None:
+    """Find out before any sampling whether these can be measured of n samples. Raises: InputError."""
+    seen = judge.see(judge.held_out[:2])
+    assert seen.features is not None
+    n = judge.equal(n)
+    rows = torch.arange(n) % 2  # what stands in them is of no account
+    samples = replace(seen.rows(rows), labels=None if labels is None else labels[:n])
+    wanted(_of_samples(names or ()), samples, judge.reference, samples)
 
 
 def measure(subject: "Subject", names: Sequence[str] | None, pictures: dict[str, Picture]) -> dict[str, Any]:
@@ -56,7 +58,7 @@ def measure(subject: "Subject", names: Sequence[str] | None, pictures: dict[str,
     Each row carries how the samples were made.
     """
     judge, labels = subject.judge, subject.labels
-    equal = min(len(subject.images), len(judge.train), len(judge.held_out))
+    equal = judge.equal(len(subject.images))
     samples = judge.see(subject.images[:equal], None if labels is None else labels[:equal])
     asked = None if names is None else _of_samples(names)
     train = _train(judge, asked)

@@ -12,7 +12,7 @@ from undiffuse.metrics.inception_score import measure_inception_score
 from undiffuse.metrics.kernel import measure_kernel_distance
 from undiffuse.metrics.measurement import Measurement
 from undiffuse.metrics.neighbours import measure_memorisation
-from undiffuse.metrics.precision_recall import measure_precision_recall
+from undiffuse.metrics.precision_recall import K_DENSITY, measure_precision_recall
 from undiffuse.metrics.seen import Seen
 
 Better = Literal["lower", "higher"] | None
@@ -57,6 +57,7 @@ class Metric:
             "reference features": reference is not None and reference.features is not None,
             "train": train is not None and train.features is not None,
             "pairs": reference is None or has_pairs(samples, reference),
+            "neighbours": all(side is None or (side.n or 0) > K_DENSITY for side in (samples, reference)),
         }
         return [WORDS[need] for need in self.needs if not there[need]]
 
@@ -70,6 +71,7 @@ WORDS = {
     "reference features": "the features of the reference",
     "train": "the features of the training set",
     "pairs": "a class with 2 samples and 2 real ones",
+    "neighbours": f"{K_DENSITY + 1} samples and as many real ones",
 }
 BOTH = ("features", "reference features")
 METRICS: dict[str, Metric] = {
@@ -87,7 +89,7 @@ METRICS: dict[str, Metric] = {
     "precision-recall": Metric(
         measure_precision_recall,
         {"precision": "higher", "recall": "higher", "density": "higher", "coverage": "higher"},
-        BOTH,
+        (*BOTH, "neighbours"),
     ),
 }
 NUMBERS: dict[str, str] = {number: name for name, metric in METRICS.items() for number in metric.gives}
