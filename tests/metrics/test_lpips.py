@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-import peers
+from metrics import peers
 from undiffuse.errors import InputError
 from undiffuse.metrics import lpips
 from undiffuse.metrics.lpips import LPIPS, mean_lpips

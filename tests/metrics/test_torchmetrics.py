@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-import peers
+from metrics import peers
 from seeing import Flat, normal
 from undiffuse import metrics
 

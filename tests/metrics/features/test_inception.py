@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-import peers
+from metrics import peers
 from undiffuse.errors import InputError
 from undiffuse.metrics import frechet_distance, look
 from undiffuse.metrics.features import inception, named
