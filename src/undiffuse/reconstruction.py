@@ -56,7 +56,8 @@ def measure(
     """Numbers and a picture for samples uint8 (N, C, H, W) drawn under `examples.conditions_in_turn` for n = N.
 
     The numbers are PSNRs in decibels and, of 11 pixels a side and more, structural similarities: of one sample, of the
-    mean of several, and of bicubic enlargement; and by `eye` LPIPS. protocol: how
+    mean of several, and of bicubic enlargement; and by `eye` LPIPS; "diversity" says how far several draws for
+    one input lie apart. protocol: how
     the samples were made, which stands beside each.
     """
     name = restored(model)
@@ -69,15 +70,17 @@ def measure(
     bicubic = Pixels().decode(enlarged(as_floats(small), part.factor))
     averaged = min(n, MOST_AVERAGED)
     few: dict[str, Any] = {key: values[:averaged] for key, values in condition.items()}
-    total = samples[:averaged].double()
+    drawn = [samples[:averaged]]
     for draw in range(1, DRAWS):
-        drawn = torch.from_numpy(model.sample(averaged, seed=draw << 32, **few))
-        total += drawn.reshape(averaged, *drawn.shape[1:3], -1).movedim(-1, 1)
-    average = (total / DRAWS).round().to(torch.uint8)
+        more = torch.from_numpy(model.sample(averaged, seed=draw << 32, **few))
+        drawn.append(more.reshape(averaged, *more.shape[1:3], -1).movedim(-1, 1))
+    draws = torch.stack(drawn, 1)
+    average = draws.double().mean(1).round().to(torch.uint8)
     numbers = {
         "condition": name,
         "factor": part.factor,
         "draws": DRAWS,
+        "diversity": {**metrics.measure_draw_diversity(draws).to_json(), **protocol},
         "sample": _compared(samples, truth, protocol, eye),
         f"mean_of_{DRAWS}": _compared(average, truth[:averaged], protocol, eye),
         "bicubic": _compared(bicubic, truth, protocol, eye),

@@ -154,8 +154,9 @@ def _restored(numbers: Mapping[str, Any], pictures: Mapping[str, Drawn]) -> list
     rows = [
         (key.replace("_", " "), *(value_of(row) for row in value.values()), f"{value['psnr']['n']:,}")
         for key, value in found.items()
-        if isinstance(value, dict)
+        if isinstance(value, dict) and "psnr" in value
     ]
+    apart = found["diversity"]
     head = [row["label"] for row in found["sample"].values()]
     return [
         section(
@@ -166,7 +167,10 @@ def _restored(numbers: Mapping[str, Any], pictures: Mapping[str, Drawn]) -> list
                 f"of {found['draws']} samples; the truth. Held-out pictures; not chosen."
             ),
             table(rows, ("", *head, "n")),
-            note("± one standard error over pictures; PSNR in dB."),
+            note(
+                f"± one standard error over pictures; PSNR in dB. Two of the {found['draws']} samples of one input "
+                f"differ by {value_of(apart)} grey levels (root-mean-square, n = {apart['n']})."
+            ),
         )
     ]
 

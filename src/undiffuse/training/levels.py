@@ -17,6 +17,7 @@ from undiffuse.training.loop import Batch
 LEVELS = 8  # of training's validation
 LEAST_LOG_SNR = -20.0  # below it a sample says nothing
 RISES = 3  # validations in a row, each above the one before
+FEWEST = 8  # validations before which nothing is said: weights that are young move anyhow
 LEAST_RISE = 1.05  # times the lowest loss that a level has had
 
 
@@ -77,7 +78,7 @@ def alarm(lines: Sequence[Mapping[str, Any]]) -> str | None:
     `LEAST_RISE` times the lowest it was, while the mean training loss between validations fell.
     """
     validations = [line for line in lines if line.get("validation_levels")]
-    if len(validations) <= RISES or any("alarm" in line for line in lines):
+    if len(validations) < FEWEST or any("alarm" in line for line in lines):
         return None
     steps = [line["step"] for line in validations[-RISES - 1 :]]
     before, now = (_mean_loss(lines, *between) for between in (steps[:2], steps[-2:]))
