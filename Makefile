@@ -2,17 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+TESTS := $(BIN)/python -m pytest -n 2 --dist loadfile  # a process a core, each of one thread: most tests are small
 
 .PHONY: demo test slow lint types docs install install-dev
 demo: install
 	$(BIN)/undiffuse demo
 
-# a process a core, each of one thread: most tests are small
 test: install-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(TESTS)
 
 slow: install-dev
-	$(BIN)/python -m pytest -m slow
+	$(TESTS) -m slow
 
 lint: install-dev
 	$(BIN)/ruff check .

@@ -65,6 +65,8 @@ class Settings:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**62:
             raise InputError(f"the seed must be in [0, 2^62), not {self.seed}")
+        if self.steps is not None and self.steps < 1:
+            raise InputError(f"a likelihood needs 1 step or more, not {self.steps}")
         if self.probes < 1 or self.draws < 1 or self.chain < 2:
             raise InputError(
                 f"a likelihood takes 1 probe, 1 draw and a chain of 2 steps or more, not {self.probes}, {self.draws} "

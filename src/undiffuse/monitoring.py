@@ -75,7 +75,15 @@ class Monitor:
         """Random numbers, of one class where there are classes."""
         found = torch.rand(n, 4, generator=torch.Generator().manual_seed(seed))
         labels = None if self.label is None else torch.zeros(n, dtype=torch.int64)
-        return Seen("", "", Moments.of(found), found, found[:, :2] if self._classified else None, labels)
+        scores = found[:, :2] if self._classified else None
+        return Seen("features of the run's own", "", Moments.of(found), found, scores, labels)
+            "features of the run's own",
+            "",
+            Moments.of(found),
+            found,
+            found[:, :2] if self._classified else None,
+            labels,
+        )
 
     def _labels(self, condition: dict[str, Any]) -> Tensor | None:
         return None if self.label is None else torch.as_tensor(condition[self.label])

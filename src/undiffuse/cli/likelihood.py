@@ -141,7 +141,8 @@ def _show(summary: dict[str, Any]) -> None:
         terms = ", ".join(f"{term} {number:.4f}" for term, number in found["terms"].items())
         table.add_row(value, name, terms)
     console.print(table)
-    divergence = "exact divergence" if settings["exact"] else f"divergence by {settings['probes']} probe(s)"
+    probes = "1 probe" if settings["probes"] == 1 else f"{settings['probes']} probes"
+    divergence = "exact divergence" if settings["exact"] else f"divergence by {probes}"
     if ode["estimate_error"] is not None and not settings["exact"]:
         divergence += f", of error {ode['estimate_error']:.4f}"
     noise = f", {settings['dequantisation']} dequantisation" if settings["dequantisation"] else ""
