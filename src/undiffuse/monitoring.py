@@ -77,13 +77,6 @@ class Monitor:
         labels = None if self.label is None else torch.zeros(n, dtype=torch.int64)
         scores = found[:, :2] if self._classified else None
         return Seen("features of the run's own", "", Moments.of(found), found, scores, labels)
-            "features of the run's own",
-            "",
-            Moments.of(found),
-            found,
-            found[:, :2] if self._classified else None,
-            labels,
-        )
 
     def _labels(self, condition: dict[str, Any]) -> Tensor | None:
         return None if self.label is None else torch.as_tensor(condition[self.label])
