@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 import undiffuse
 from undiffuse import acceleration, pipeline, plots, reconstruction
@@ -15,7 +14,8 @@ from undiffuse.codecs import Pixels
 from undiffuse.data import Split
 from undiffuse.errors import InputError
 from undiffuse.evaluation import by_level, curves, likely, measured, shown
-from undiffuse.evaluation.curves import Say, Timed, timed
+from undiffuse.evaluation.curves import Say, timed
+from undiffuse.evaluation.subject import Subject, judged
 from undiffuse.examples import conditions_in_turn
 from undiffuse.experiment import load_experiment_data, parameters
 from undiffuse.judge import REFERENCE, Judge, as_tensor
@@ -38,45 +38,6 @@ class Evaluation:
 
     numbers: dict[str, Any]
     pictures: dict[str, Picture] = field(default_factory=dict)
-
-
-@dataclass
-class Subject:
-    """A run under evaluation: its model and data, the judge, and the samples that the main numbers are of."""
-
-    run: Path
-    model: Pipeline
-    split: Split
-    judge: Judge
-    condition: dict[str, Any]
-    images: Tensor
-    samples: Timed
-
-    @property
-    def guidance(self) -> float:
-        """The scale of the samples."""
-        return float(self.model.sampling["guidance"]) if self.condition else 1.0
-
-    @property
-    def labels(self) -> Tensor | None:
-        """The classes that the samples were asked for."""
-        found = self.condition.get(self.model.label or "")
-        return found if judged(self.model) else None
-
-    def protocol(self) -> dict[str, Any]:
-        """How the samples were made and what they were measured against: it stands beside every number."""
-        sampling = self.model.sampling
-        return {
-            "sampler": sampling["sampler"],
-            "grid": sampling["grid"],
-            "steps": sampling["steps"],
-            "evaluations": self.samples.evaluations,
-            "guidance": self.guidance,
-            "seeds": f"0-{len(self.images) - 1}",
-            "reference": self.judge.reference_name,
-            "reference_key": self.judge.reference_key,
-            "undiffuse": undiffuse.__version__,
-        }
 
 
 def evaluate(
@@ -153,11 +114,6 @@ def evaluate(
     many = affordable(sum(sum(steps) for *_, steps in curves.SWEEP), 1.0, FEWEST_SWEPT)
     numbers["sweep"] = curves.of_samplers(model, split, judge, min(many, len(judge.train)), pictures, say)
     return evaluation
-
-
-def judged(model: Pipeline) -> str | None:
-    """The name of the label that samples are judged by: the model's first, where it has two classes or more."""
-    return model.label if len(model.classes) > 1 else None
 
 
 def _model(

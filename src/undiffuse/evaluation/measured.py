@@ -2,21 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from undiffuse import metrics, plots
 from undiffuse.errors import InputError, unknown
+from undiffuse.evaluation.subject import Subject
 from undiffuse.judge import EMBEDDED, REFERENCE, Judge
 from undiffuse.metrics import Measurement, Seen
 from undiffuse.metrics.suite import METRICS, NUMBERS, wanted
 from undiffuse.plots import Panel, Picture
 from undiffuse.reconstruction import OF_RESTORATIONS
-
-if TYPE_CHECKING:
-    from undiffuse.evaluation.base import Subject
 
 OF_MODELS = ("bits-per-dim", "bound")  # of the model and held-out samples, and not of samples: `likely`
 MEMORISATION, BALLS = "memorisation", "precision-recall"
@@ -52,7 +50,7 @@ def check(names: Sequence[str] | None, judge: Judge, n: int, labels: Tensor | No
     wanted(_of_samples(names or ()), samples, judge.reference, samples)
 
 
-def measure(subject: "Subject", names: Sequence[str] | None, pictures: dict[str, Picture]) -> dict[str, Any]:
+def measure(subject: Subject, names: Sequence[str] | None, pictures: dict[str, Picture]) -> dict[str, Any]:
     """Numbers by the names, by default all that the features allow; "measurements" is drawn.
 
     Each row carries how the samples were made.
