@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-TESTS := $(BIN)/python -m pytest -n 2 --dist loadfile  # a process a core, each of one thread: most tests are small
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile  # a process a core, each of one thread: most tests are small
 
 .PHONY: demo test slow lint types docs install install-dev
 demo: install

@@ -150,7 +150,7 @@ def test_what_else_reads_the_data_reads_files_too(call: Call, photos: Path, tmp_
         code, out, err = call(*call_)
         assert code == 0, err
         found = json.loads(out)
-        numbers.append({name: found[name] for name in ("frechet_distance", "memorisation", "bound", "label_agreement")})
+        numbers.append({name: found[name] for name in ("measurements", "real", "likelihood", "levels")})
         code, out, err = call("train-classifier", run, "training.steps=6", "training.batch_size=8", "--json")
         assert code == 0 and "of the time was spent waiting for data" in err, err
         numbers[-1]["accuracy"] = json.loads(out)["accuracy"]

@@ -125,12 +125,14 @@ def _real(judge: Judge, n: int, names: Sequence[str]) -> dict[str, list[float]]:
     asked = [name for name in dict.fromkeys(names) if name not in OF_SAMPLES_ALONE]
     values: dict[str, list[float]] = {name: [] for name in asked}
     for draw in judge.draws(n) if asked else []:
-        for measurement in _at_equal_numbers(draw, judge, asked):
+        # classes of few training images have no pairs, say
+        possible = [name for name in asked if not METRICS[NUMBERS[name]].lacks(draw, judge.reference)]
+        for measurement in _at_equal_numbers(draw, judge, possible):
             if measurement.metric in values:  # "diversity" is the name of two numbers
                 values[measurement.metric].append(measurement.value)
     if "label-agreement" in names and judge.classifier is not None and judge.classifier.held_out_accuracy is not None:
         values["label-agreement"] = [judge.classifier.held_out_accuracy]
-    return values
+    return {name: draws for name, draws in values.items() if draws}
 
 
 def _by_class(samples: Seen, judge: Judge, names: Sequence[str]) -> tuple[list[Measurement], str]:
