@@ -24,7 +24,8 @@ def quality(rows: Sequence[Mapping[str, Any]], baseline: float, measured: str) -
         plain_ticks(axis.xaxis)
         plain_ticks(axis.yaxis)
     axes[0].set_ylabel(f"Frechet distance over\n{measured}", fontsize=8)
-    axes[0].legend(fontsize=7)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 0.9), ncols=len(labels), fontsize=8)
     return figure
 
 

@@ -236,7 +236,7 @@ def _curves(numbers: Mapping[str, Any], pictures: Mapping[str, Drawn]) -> list[s
     if "sweep" in numbers:
         sweep = numbers["sweep"]
         cells = [
-            (r["sampler"], r["grid"], str(r["evaluations"]), value_of(r, "frechet_distance"), f"{r['seconds']:.2f}")
+            (r["sampler"], r["grid"], f"{r['evaluations']:g}", value_of(r, "frechet_distance"), f"{r['seconds']:.2f}")
             for r in sweep["rows"]
         ]
         parts.append(

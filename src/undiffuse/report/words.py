@@ -9,7 +9,7 @@ SHOWN_SETTINGS = {"features", "key", "inception"}  # what is said once, elsewher
 def protocol(samples: Mapping[str, Any]) -> str:
     """How samples were made and what they were measured against."""
     return (
-        f"{samples['sampler']} in {samples['steps']} steps on the grid {samples['grid']} ({samples['evaluations']} "
+        f"{samples['sampler']} in {samples['steps']} steps on the grid {samples['grid']} ({samples['evaluations']:g} "
         f"evaluations a sample), guidance {samples['guidance']:g}, seeds {samples['seeds']}; against "
         f"{samples['reference']}; undiffuse {samples['undiffuse']}"
     )
