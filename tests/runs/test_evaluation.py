@@ -18,9 +18,10 @@ from undiffuse.bits_per_dim import Settings
 from undiffuse.data.dataset import turns
 from undiffuse.errors import InputError
 from undiffuse.evaluation import base, by_level, curves, likely, measured
-from undiffuse.examples import balanced
-from undiffuse.experiment import load_experiment_data
+from undiffuse.examples import balanced, drawn
+from undiffuse.experiment import load_experiment_data, validation
 from undiffuse.report import html, runs
+from undiffuse.training import loss_by_level
 
 JUDGES: list[evaluation.Judge] = []
 PROTOCOL = {"sampler", "grid", "steps", "evaluations", "guidance", "seeds", "reference", "undiffuse", "n"}
@@ -138,10 +139,26 @@ def test_likelihoods_of_samples_are_ranked(result: evaluation.Evaluation) -> Non
     assert all(row["settings"]["guidance"] == 1 and row["reference_key"] for row in rows.values())
 
 
-def test_levels_are_measured_on_both_parts(result: evaluation.Evaluation) -> None:
+def test_levels_are_measured_on_both_parts(run: Path, result: evaluation.Evaluation) -> None:
     levels = result.numbers["levels"]["rows"]
     assert set(levels) == {"training images", "held-out images"}
     assert all(len(rows) == by_level.LEVELS for rows in levels.values())
+    split, model = load_experiment_data(run)[1], undiffuse.load(run)
+    few = split.train.subset(drawn(len(split.train), 48))
+    batches = validation(few.samples, model.codec.encode, lambda rows: {"label": few.label[rows]})
+    by_hand = loss_by_level(model.denoiser.eval(), batches, by_level.LEVELS)
+    assert [row["loss"] for row in levels["training images"]] == pytest.approx([row["loss"] for row in by_hand])
+
+
+def test_the_most_likely_pictures_come_first(run: Path, result: evaluation.Evaluation) -> None:
+    """The first picture of the upper row is the one of the fewest bits, the last of the lower row that of the most."""
+    split, bits = load_experiment_data(run)[1], result.numbers["likelihood"]["samples"]
+    rows = balanced(split.held_out, 12)
+    picture = result.pictures["extremes"]
+    assert isinstance(picture, np.ndarray)
+    shown = [picture[:32:4, :32:4, 0], picture[-32::4, -32::4, 0]]
+    for which, pixels in zip((int(np.argmin(bits)), int(np.argmax(bits))), shown, strict=True):
+        assert np.array_equal(pixels, split.held_out.samples[rows[which]][0].numpy())
 
 
 @pytest.mark.parametrize("names", [["bits-per-dim"], ["bound"]])
