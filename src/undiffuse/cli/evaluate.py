@@ -55,7 +55,7 @@ def print_three(numbers: dict[str, Any], path: Path) -> None:
 
 def print_all(numbers: dict[str, Any]) -> None:
     """Every measurement with its error, that of real images, and how it was made."""
-    from undiffuse.report import few, likelihood_rows, protocol, rows_of
+    from undiffuse.report import fewer_measured, likelihood_rows, protocol, rows_of
 
     table = Table("", "value", "real images", "n")
     for name, value, _, real, n, *_ in rows_of(numbers["measurements"], numbers["real"], numbers["features"]):
@@ -64,7 +64,7 @@ def print_all(numbers: dict[str, Any]) -> None:
         table.add_row(f"{name}, bits per dimension" if "bound" in name else name, value, "", n)
     console.print(table)
     console.print(f"± one standard error; over {numbers['features']} where nothing else is said", soft_wrap=True)
-    console.print(protocol(numbers["samples"]) + "." + few(numbers), soft_wrap=True)
+    console.print(protocol(numbers["samples"]) + "." + fewer_measured(numbers), soft_wrap=True)
 
 
 @app.command()

@@ -12,7 +12,7 @@ from undiffuse.evaluation.base import HELD_OUT_CONDITIONS
 from undiffuse.files import write_text
 from undiffuse.report import html
 from undiffuse.report.html import Drawn, image, note, section, table
-from undiffuse.report.words import few, likelihood_rows, protocol, rows_of, three_numbers, value_of
+from undiffuse.report.words import fewer_measured, likelihood_rows, protocol, rows_of, three_numbers, value_of
 
 PICTURES = "pictures"  # the folder in a run for single pictures
 
@@ -97,7 +97,7 @@ def _measured(numbers: Mapping[str, Any], pictures: Mapping[str, Drawn]) -> list
         table(rows_of(numbers["measurements"], numbers["real"], numbers["features"]), head),
         note(
             f"Over {numbers['features']} where nothing else is said; ± one standard error. Every row: "
-            f"{protocol(numbers['samples'])}.{few(numbers)}"
+            f"{protocol(numbers['samples'])}.{fewer_measured(numbers)}"
         ),
         image(pictures["measurements"], "each metric with its error bar, and what real images have"),
         note(

@@ -15,7 +15,7 @@ def protocol(samples: Mapping[str, Any]) -> str:
     )
 
 
-def few(numbers: Mapping[str, Any]) -> str:
+def fewer_measured(numbers: Mapping[str, Any]) -> str:
     """A sentence where metrics are of fewer samples than were drawn."""
     n, drawn = numbers["measured_n"], numbers["samples"]["n"]
     if n == drawn:
